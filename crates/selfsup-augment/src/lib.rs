@@ -1,0 +1,1 @@
+//! Image augmentations on 8-bit RGB pixels, composable and reproducible.

@@ -1,0 +1,1 @@
+//! Pure self-supervised losses: tensors in, tensor out.

@@ -1,0 +1,239 @@
+//! Random Gaussian blur (SimCLR, arXiv 2002.05709, appendix A; torchvision's `GaussianBlur`).
+//!
+//! Separable, in 16-bit fixed point: levels with 6 fractional bits, weights with 15. Each product is rounded,
+//! so that a pass errs by at most 1/128 of a level a tap. All integers: every machine gives the same bits.
+
+use crate::draw::{chance, uniform};
+use crate::limits::Limits;
+use crate::pixel_op::arch;
+use crate::{Error, Result};
+use image::RgbImage;
+use pulp::NullaryFnOnce;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+
+/// Largest kernel side.
+const MAX_KERNEL: u32 = 255;
+
+/// Values whose sums are kept in registers at a time.
+const LANES: usize = 64;
+
+/// Fractional bits of a level.
+const LEVEL_BITS: u32 = 6;
+
+thread_local! {
+    /// The padded row and the ring of filtered rows, kept from image to image.
+    static SCRATCH: RefCell<(Vec<i16>, Vec<i16>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// With probability `p` the image is blurred with a Gaussian whose σ is uniform in `sigma`.
+///
+/// The kernel has `kernel_size` taps a side, or, without one, a tenth of the image's shorter side made odd:
+/// 2⌊side/20⌋ + 1 up to the rounding of side/10, as in SimCLR.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GaussianBlur {
+    /// Probability that it happens.
+    pub p: f64,
+    /// Least and greatest standard deviation, in pixels.
+    pub sigma: [f64; 2],
+    /// Taps a side, odd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_size: Option<u32>,
+}
+
+impl GaussianBlur {
+    /// Checks the settings.
+    pub fn validate(&self) -> Result<()> {
+        let limits = Limits("gaussian_blur");
+        limits.probability("p", self.p)?;
+        limits.positive_range("sigma", self.sigma)?;
+        let kernel = self.kernel_size.unwrap_or(1);
+        limits.require(kernel % 2 == 1 && kernel <= MAX_KERNEL, "kernel_size", "odd and in 1…255", kernel)
+    }
+
+    /// Taps a side for an image of `width` × `height`.
+    pub fn kernel_size(&self, width: u32, height: u32) -> u32 {
+        self.kernel_size.unwrap_or_else(|| (width.min(height) / 10 / 2 * 2 + 1).min(MAX_KERNEL))
+    }
+
+    /// The standard deviation, if it happens this time.
+    pub fn draw(&self, rng: &mut impl Rng) -> Option<f64> {
+        chance(self.p, rng).then(|| uniform(self.sigma, rng))
+    }
+}
+
+/// Blurs in place with weights ∝ exp(−x²/2σ²), x = −⌊kernel/2⌋…⌊kernel/2⌋, along rows and columns.
+///
+/// Beyond an edge the image is mirrored at the outermost pixel (which is not repeated), as often as needed: a
+/// kernel may be larger than the image, which torchvision refuses. Fails on an even kernel, one above 255, or
+/// a σ that is not positive.
+pub fn gaussian_blur(image: &mut RgbImage, kernel_size: u32, sigma: f64) -> Result<()> {
+    GaussianBlur { p: 1.0, sigma: [sigma; 2], kernel_size: Some(kernel_size) }.validate()?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    if width == 0 || height == 0 {
+        return Err(Error::EmptyImage { width: image.width(), height: image.height() });
+    }
+    let (weights, radius) = weights(kernel_size, sigma);
+    if radius == 0 {
+        return Ok(());
+    }
+    let weights = &weights[..=radius];
+    SCRATCH.with_borrow_mut(|(padded, ring)| {
+        arch().dispatch(Blur { pixels: image, width, height, weights, padded, ring });
+    });
+    Ok(())
+}
+
+/// The weights of one half, from the centre on, in units of 2⁻¹⁵, and the radius beyond which they are 0.
+fn weights(kernel_size: u32, sigma: f64) -> ([i16; 128], usize) {
+    let radius = kernel_size as usize / 2;
+    let gauss = |x: usize| (-0.5 * (x as f64 / sigma).powi(2)).exp();
+    let total = 1.0 + 2.0 * (1..=radius).map(gauss).sum::<f64>();
+    let mut weights = [0i16; 128];
+    let mut sides = 0;
+    let mut last = 0;
+    for (x, weight) in weights.iter_mut().enumerate().take(radius + 1).skip(1) {
+        *weight = (gauss(x) / total * 32768.0).round() as i16;
+        sides += 2 * i32::from(*weight);
+        if *weight > 0 {
+            last = x;
+        }
+    }
+    // The centre takes the rounding of the others, so that the weights sum to 1 and a plain area stays.
+    weights[0] = (32768 - sides).clamp(0, 32767) as i16;
+    (weights, last)
+}
+
+struct Blur<'a> {
+    pixels: &'a mut [u8],
+    width: usize,
+    height: usize,
+    weights: &'a [i16],
+    padded: &'a mut Vec<i16>,
+    ring: &'a mut Vec<i16>,
+}
+
+impl NullaryFnOnce for Blur<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { pixels, width, height, weights, padded, ring } = self;
+        let radius = weights.len() - 1;
+        let row_values = 3 * width;
+        // Whole groups of lanes: what lies beyond the row is computed and dropped.
+        let stride = row_values.next_multiple_of(LANES);
+        padded.clear();
+        padded.resize(stride + 6 * radius, 0);
+        // All rows that one output row can ask for: its neighbours, or the whole of a low image.
+        let kept = (2 * radius + 1).min(height);
+        ring.clear();
+        ring.resize(kept * stride, 0);
+        let mut filtered = 0;
+        for y in 0..height {
+            while filtered < height && filtered <= y + radius {
+                pad_row(&pixels[filtered * row_values..][..row_values], radius, padded);
+                let start = filtered % kept * stride;
+                convolve(
+                    padded,
+                    weights,
+                    |lane, tap| (lane + 3 * (radius - tap), lane + 3 * (radius + tap)),
+                    &mut ring[start..start + stride],
+                );
+                filtered += 1;
+            }
+            let mut rows = [(0, 0); 128];
+            for (tap, pair) in rows[..=radius].iter_mut().enumerate() {
+                let row = |offset: isize| mirrored(y as isize + offset, height) % kept * stride;
+                *pair = (row(-(tap as isize)), row(tap as isize));
+            }
+            let out = &mut pixels[y * row_values..][..row_values];
+            let (whole, rest) = out.as_chunks_mut::<LANES>();
+            for (group, bytes) in whole.iter_mut().enumerate() {
+                *bytes = to_bytes(&weighted(ring, weights, |tap| {
+                    (rows[tap].0 + group * LANES, rows[tap].1 + group * LANES)
+                }));
+            }
+            if !rest.is_empty() {
+                let start = whole.len() * LANES;
+                let bytes =
+                    to_bytes(&weighted(ring, weights, |tap| (rows[tap].0 + start, rows[tap].1 + start)));
+                rest.copy_from_slice(&bytes[..rest.len()]);
+            }
+        }
+    }
+}
+
+/// Filters the row along itself.
+#[inline(always)]
+fn convolve(values: &[i16], weights: &[i16], at: impl Fn(usize, usize) -> (usize, usize), out: &mut [i16]) {
+    for (group, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        *out = weighted(values, weights, |tap| at(group * LANES, tap));
+    }
+}
+
+/// Σ over taps of weight·(a + b), where `at` says where a and b begin; the centre counts once.
+#[inline(always)]
+fn weighted(values: &[i16], weights: &[i16], at: impl Fn(usize) -> (usize, usize)) -> [i16; LANES] {
+    let part = |start: usize| -> &[i16; LANES] {
+        values[start..].first_chunk().expect("rows are padded to whole groups")
+    };
+    // High half of the doubled product, rounded: one instruction on x86 and arm64.
+    let product = |v: i16, w: i16| ((i32::from(v) * i32::from(w) + (1 << 14)) >> 15) as i16;
+    let mut sums = [0i16; LANES];
+    let centre = part(at(0).0);
+    for i in 0..LANES {
+        sums[i] = product(centre[i], weights[0]);
+    }
+    for (tap, &weight) in weights.iter().enumerate().skip(1) {
+        let (a, b) = at(tap);
+        let (a, b) = (part(a), part(b));
+        for i in 0..LANES {
+            sums[i] += product(a[i] + b[i], weight);
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn to_bytes(sums: &[i16; LANES]) -> [u8; LANES] {
+    let mut bytes = [0; LANES];
+    for i in 0..LANES {
+        bytes[i] = ((sums[i] + (1 << (LEVEL_BITS - 1))) >> LEVEL_BITS).min(255) as u8;
+    }
+    bytes
+}
+
+/// The row in fixed point, mirrored by `radius` pixels on both sides.
+#[inline(always)]
+fn pad_row(row: &[u8], radius: usize, padded: &mut [i16]) {
+    let width = row.len() / 3;
+    let fixed = |v: u8| i16::from(v) << LEVEL_BITS;
+    for (out, &v) in padded[3 * radius..].iter_mut().zip(row) {
+        *out = fixed(v);
+    }
+    for x in 0..radius {
+        let left = mirrored(x as isize - radius as isize, width);
+        let right = mirrored((width + x) as isize, width);
+        for channel in 0..3 {
+            padded[3 * x + channel] = fixed(row[3 * left + channel]);
+            padded[3 * (radius + width + x) + channel] = fixed(row[3 * right + channel]);
+        }
+    }
+}
+
+/// The place in 0…length − 1 that `i` falls on when the line is mirrored at both ends.
+#[inline(always)]
+fn mirrored(i: isize, length: usize) -> usize {
+    let last = length as isize - 1;
+    if (0..=last).contains(&i) {
+        return i as usize;
+    }
+    if last == 0 {
+        return 0;
+    }
+    let i = i.rem_euclid(2 * last);
+    (if i > last { 2 * last - i } else { i }) as usize
+}

@@ -26,6 +26,28 @@ pub enum Error {
         /// The value that came.
         got: String,
     },
+    /// A tensor's number type does not fit the operation.
+    #[error("{op}: expected {expected}, got {got:?}")]
+    DType {
+        /// The operation.
+        op: &'static str,
+        /// What it takes, in words.
+        expected: String,
+        /// The type that came.
+        got: candle_core::DType,
+    },
+    /// Two tensors of one call are on different devices.
+    #[error("{op}: {name} must be on x's device {expected}, got {got}")]
+    Device {
+        /// The operation.
+        op: &'static str,
+        /// The tensor that is elsewhere.
+        name: &'static str,
+        /// Where x is.
+        expected: String,
+        /// Where the tensor is.
+        got: String,
+    },
     /// candle failed: memory, a device, a dtype it does not have.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,5 +1,52 @@
 //! Differentiable tensor operations that candle lacks, or has slow or wrong.
+//!
+//! Images are NHWC: `[n, h, w, c]`. Every operation takes any layout (a view that is not contiguous is copied
+//! first), checks shapes, dtypes and parameters before it works, and has a gradient for each tensor that needs
+//! one. On the CPU, f32 and f64 run in code of this crate; other devices and dtypes run in candle's own
+//! operations, which are also the tests' oracle. Results have the same bits for any number of threads.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor, Var};
+//! use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, global_avg_pool};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let images = Tensor::rand(0f32, 1.0, (4, 32, 32, 3), &Device::Cpu)?;
+//! let weight = Var::randn(0f32, 0.1, (3, 3, 3, 16), &Device::Cpu)?;
+//! let (gamma, beta) = (Var::ones(16, DType::F32, &Device::Cpu)?, Var::zeros(16, DType::F32, &Device::Cpu)?);
+//!
+//! let x = conv2d(&images, &weight, Conv2dConfig { stride: 2, padding: 1, ..Default::default() })?;
+//! let x = batch_norm_train(&x, &gamma, &beta, None, BatchNormConfig { eps: 1e-5, relu: true })?.y;
+//! let features = global_avg_pool(&x)?;
+//! assert_eq!(features.dims(), [4, 16]);
+//!
+//! let gradients = features.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&weight).expect("the weight has a gradient").dims(), [3, 3, 3, 16]);
+//! # Ok(())
+//! # }
+//! ```
 
+mod batch_norm;
+mod check;
+mod conv2d;
+mod element;
 mod error;
+mod global_avg_pool;
+pub mod gradcheck;
+mod l2_normalize;
+mod log_softmax;
+mod matmul;
+mod max_pool2d;
+mod normalize_u8;
+mod relu;
+#[cfg(test)]
+mod testing;
 
+pub use batch_norm::{BatchNormConfig, BatchNormOutput, batch_norm_eval, batch_norm_train};
+pub use conv2d::{Conv2dConfig, conv2d};
 pub use error::{Error, Result};
+pub use global_avg_pool::global_avg_pool;
+pub use l2_normalize::l2_normalize;
+pub use log_softmax::log_softmax;
+pub use max_pool2d::max_pool2d;
+pub use normalize_u8::normalize_u8;
+pub use relu::relu;

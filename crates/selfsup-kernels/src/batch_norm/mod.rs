@@ -1,0 +1,261 @@
+//! Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) with an optional residual and ReLU in the same pass.
+//!
+//! Dimension letters: c channels, m the product of all other dimensions. For each channel, with μ and σ² its mean
+//! and biased variance (over the batch in training, the running ones in evaluation),
+//!
+//! x̂ = (x − μ)/√(σ² + ε),  y = act(x̂·γ + β + residual),  act = ReLU or nothing.
+//!
+//! With g = dy where act passes it and 0 elsewhere, the gradients are dresidual = g, dβ = Σ g, dγ = Σ g·x̂ and, in
+//! training, dx = γ/√(σ² + ε) · (g − dβ/m − x̂·dγ/m); in evaluation the last two terms are absent.
+
+mod cpu;
+mod reference;
+
+use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::{Result, check};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use cpu::Affine;
+
+const TRAIN: &str = "batch_norm_train";
+const EVAL: &str = "batch_norm_eval";
+
+/// The parameters of a batch normalisation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormConfig {
+    /// Added to the variance; above 0.
+    pub eps: f64,
+    /// Whether ReLU follows. Its gradient at 0 is 0.
+    pub relu: bool,
+}
+
+impl Default for BatchNormConfig {
+    /// ε = 10⁻⁵, PyTorch's default, and no ReLU.
+    fn default() -> Self {
+        Self { eps: 1e-5, relu: false }
+    }
+}
+
+/// What a normalisation over the batch's own statistics returns.
+#[derive(Debug, Clone)]
+pub struct BatchNormOutput {
+    /// The result, of x's shape.
+    pub y: Tensor,
+    /// Each channel's mean `[c]`, without gradient.
+    pub mean: Tensor,
+    /// Each channel's biased variance Σ(x − μ)²/m `[c]`, without gradient. PyTorch puts m/(m − 1) times this
+    /// into its running variance.
+    pub var: Tensor,
+}
+
+/// Normalises x `[.., c]` with the batch's statistics; weight γ and bias β `[c]`, the residual of x's shape.
+///
+/// The statistics are summed as differences from each chunk's own mean and merged in f64 (Chan et al. 1983), so
+/// that a mean far above the deviation does no harm. Gradients: x, weight, bias and residual.
+///
+/// # Errors
+/// Shapes, dtypes or devices that do not fit, fewer than two values a channel, ε ≤ 0.
+pub fn batch_norm_train(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: Option<&Tensor>,
+    config: BatchNormConfig,
+) -> Result<BatchNormOutput> {
+    let c = validate(TRAIN, x, &[("weight", weight), ("bias", bias)], residual, config)?;
+    if x.elem_count() / c < 2 {
+        return Err(check::shape_error(TRAIN, "at least two values a channel in x", x));
+    }
+    if !on_fast_path(x) {
+        return reference::train(x, weight, bias, residual, config);
+    }
+    let x = x.contiguous()?;
+    let (mean, var) = {
+        let view = View::new(&x)?;
+        with_element!(x.dtype(), T => cpu::statistics::<T>(view.as_slice()?, c))
+    };
+    let op = BatchNorm {
+        name: TRAIN,
+        own_statistics: true,
+        c,
+        config,
+        affine: Affine::new(&mean, &var, config.eps),
+    };
+    let y = op.apply(&x, weight, bias, residual)?;
+    let statistic = |values: Vec<f64>| Tensor::from_vec(values, c, x.device())?.to_dtype(x.dtype());
+    Ok(BatchNormOutput { y, mean: statistic(mean)?, var: statistic(var)? })
+}
+
+/// Normalises x `[.., c]` with given statistics `[c]`; the rest as [`batch_norm_train`].
+///
+/// Gradients: x, weight, bias and residual, but neither mean nor variance.
+///
+/// # Errors
+/// Shapes, dtypes or devices that do not fit, ε ≤ 0.
+pub fn batch_norm_eval(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    residual: Option<&Tensor>,
+    config: BatchNormConfig,
+) -> Result<Tensor> {
+    let channels = [("weight", weight), ("bias", bias), ("mean", mean), ("var", var)];
+    let c = validate(EVAL, x, &channels, residual, config)?;
+    if !on_fast_path(x) {
+        return reference::eval(x, weight, bias, mean, var, residual, config);
+    }
+    let values = |t: &Tensor| t.detach().to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
+    let affine = Affine::new(&values(mean)?, &values(var)?, config.eps);
+    let op = BatchNorm { name: EVAL, own_statistics: false, c, config, affine };
+    op.apply(&x.contiguous()?, weight, bias, residual)
+}
+
+fn validate(
+    op: &'static str,
+    x: &Tensor,
+    channels: &[(&'static str, &Tensor)],
+    residual: Option<&Tensor>,
+    config: BatchNormConfig,
+) -> Result<usize> {
+    check::float(op, x)?;
+    let Some(&c) = x.dims().last() else {
+        return Err(check::shape_error(op, "x of [.., c]", x));
+    };
+    check::not_empty(op, x)?;
+    for &(name, tensor) in channels {
+        check::like(op, name, x, tensor)?;
+        if tensor.dims() != [c] {
+            return Err(check::shape_error(op, format!("{name} of [{c}], x's channels"), tensor));
+        }
+    }
+    if let Some(residual) = residual {
+        check::like(op, "residual", x, residual)?;
+        if residual.dims() != x.dims() {
+            return Err(check::shape_error(op, format!("residual of x's shape {:?}", x.dims()), residual));
+        }
+    }
+    if !(config.eps > 0.0 && config.eps.is_finite()) {
+        return Err(check::parameter_error(op, "eps", "above 0 and finite", config.eps));
+    }
+    Ok(c)
+}
+
+/// The normalisation with known statistics. As candle's custom ops take at most three tensors, weight and bias
+/// come as one `[2c]`.
+struct BatchNorm {
+    name: &'static str,
+    own_statistics: bool,
+    c: usize,
+    config: BatchNormConfig,
+    affine: Affine,
+}
+
+impl BatchNorm {
+    fn apply(self, x: &Tensor, weight: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let params = Tensor::cat(&[weight, bias], 0)?;
+        Ok(match residual {
+            Some(residual) => x.apply_op3(&params, &residual.contiguous()?, self)?,
+            None => x.apply_op2(&params, self)?,
+        })
+    }
+
+    fn forward<T: Element>(&self, x: &[T], params: &[T], residual: Option<&[T]>) -> CpuStorage {
+        let affine = self.affine.with_params(params);
+        T::to_cpu_storage_owned(cpu::normalize(x, &affine, residual, self.config.relu))
+    }
+
+    fn backward<T: Element>(
+        &self,
+        [x, params, y, grad]: [&Tensor; 4],
+        residual: bool,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let views = [View::new(x)?, View::new(params)?, View::new(y)?, View::new(&grad)?];
+        let (x_data, y, grad) = (views[0].as_slice::<T>()?, views[2].as_slice()?, views[3].as_slice()?);
+        let affine = self.affine.with_params(views[1].as_slice()?);
+        let y = self.config.relu.then_some(y);
+        let (dweight, dbias) = cpu::sums(x_data, y, grad, &affine);
+        let means = self.own_statistics.then_some((&dweight[..], &dbias[..]));
+        let (dx, dresidual) = cpu::gradients(x_data, y, grad, &affine, means, residual);
+        let dparams: Vec<T> = dweight.iter().chain(&dbias).map(|&d| T::from_f64(d)).collect();
+        let like_x = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device());
+        let dparams = Tensor::from_vec(dparams, 2 * self.c, x.device())?;
+        Ok((Some(like_x(dx)?), Some(dparams), dresidual.map(like_x).transpose()?))
+    }
+}
+
+impl CustomOp2 for BatchNorm {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        params: &CpuStorage,
+        params_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = with_element!(x.dtype(), T => {
+            self.forward::<T>(slice(x, x_layout)?, slice(params, params_layout)?, None)
+        });
+        Ok((y, x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        params: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dx, dparams, _) =
+            with_element!(x.dtype(), T => self.backward::<T>([x, params, y, grad], false))?;
+        Ok((tracked(x, dx), tracked(params, dparams)))
+    }
+}
+
+impl CustomOp3 for BatchNorm {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        params: &CpuStorage,
+        params_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = with_element!(x.dtype(), T => {
+            let residual = slice::<T>(residual, residual_layout)?;
+            self.forward(slice(x, x_layout)?, slice(params, params_layout)?, Some(residual))
+        });
+        Ok((y, x_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        params: &Tensor,
+        residual: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dparams, dresidual) =
+            with_element!(x.dtype(), T => self.backward::<T>([x, params, y, grad], residual.track_op()))?;
+        Ok((tracked(x, dx), tracked(params, dparams), dresidual))
+    }
+}
+
+/// A gradient, unless it leads to no variable: candle would add it to zeros for nothing.
+fn tracked(tensor: &Tensor, gradient: Option<Tensor>) -> Option<Tensor> {
+    gradient.filter(|_| tensor.track_op())
+}
+
+#[cfg(test)]
+mod tests;

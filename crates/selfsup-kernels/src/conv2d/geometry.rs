@@ -1,0 +1,115 @@
+//! The sizes of one convolution, checked once.
+
+use super::{Conv2dConfig, OP};
+use crate::{Result, check};
+use candle_core::{Shape, Tensor};
+
+/// Every size that the loops need. Padding is kept per axis: the input gradient is a convolution whose paddings
+/// differ where the kernel is not square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub k: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    pub stride: usize,
+    pub pad_h: usize,
+    pub pad_w: usize,
+    pub dilation: usize,
+    pub groups: usize,
+}
+
+impl Geometry {
+    /// Checks everything that can be wrong with shapes and parameters.
+    pub(super) fn new(x: &Tensor, weight: &Tensor, config: Conv2dConfig) -> Result<Self> {
+        let Conv2dConfig { stride, padding, dilation, groups } = config;
+        for (name, value) in [("stride", stride), ("dilation", dilation), ("groups", groups)] {
+            if value == 0 {
+                return Err(check::parameter_error(OP, name, "at least 1", value));
+            }
+        }
+        let [n, h, w, c] = check::nhwc(OP, x)?;
+        let expected = || format!("weight of [kh, kw, c/g, k] for x of {:?} and g = {groups}", x.dims());
+        let &[kh, kw, group_c, k] = weight.dims() else {
+            return Err(check::shape_error(OP, expected(), weight));
+        };
+        check::not_empty(OP, weight)?;
+        if c % groups != 0 || k % groups != 0 {
+            return Err(check::parameter_error(OP, "groups", "a divisor of c and of k", (groups, c, k)));
+        }
+        if group_c != c / groups {
+            return Err(check::shape_error(OP, expected(), weight));
+        }
+        let side = |size: usize, kernel: usize| {
+            let reach = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
+            let padded = padding.checked_mul(2)?.checked_add(size)?;
+            Some(padded.checked_sub(reach)? / stride + 1)
+        };
+        let (Some(out_h), Some(out_w)) = (side(h, kh), side(w, kw)) else {
+            let expected =
+                format!("a kernel within the image of {h}×{w} with padding {padding}, dilation {dilation}");
+            return Err(check::shape_error(OP, expected, weight));
+        };
+        let (pad_h, pad_w) = (padding, padding);
+        Ok(Self { n, h, w, c, kh, kw, k, out_h, out_w, stride, pad_h, pad_w, dilation, groups })
+    }
+
+    pub(super) fn output_shape(&self) -> Shape {
+        Shape::from((self.n, self.out_h, self.out_w, self.k))
+    }
+
+    /// Output pixels of the whole batch: the rows of the matrix products.
+    pub(super) fn rows(&self) -> usize {
+        self.n * self.out_h * self.out_w
+    }
+
+    /// Taps of the kernel.
+    pub(super) fn taps(&self) -> usize {
+        self.kh * self.kw
+    }
+
+    /// Channels in of one group.
+    pub(super) fn group_c(&self) -> usize {
+        self.c / self.groups
+    }
+
+    /// Channels out of one group.
+    pub(super) fn group_k(&self) -> usize {
+        self.k / self.groups
+    }
+
+    /// Whether each output pixel sees exactly the input pixel at its own place.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.taps() == 1 && self.stride == 1 && self.pad_h == 0 && self.pad_w == 0
+    }
+
+    /// Whether each channel out sees one channel in.
+    pub(super) fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.c && self.groups == self.k
+    }
+
+    /// The convolution that takes the gradient of y to the gradient of x with the taps flipped and channels in
+    /// and out exchanged. There is one for stride 1 if the padding is within the kernel's reach.
+    pub(super) fn transposed(&self) -> Option<Self> {
+        if self.stride != 1 {
+            return None;
+        }
+        let pad_h = (self.dilation * (self.kh - 1)).checked_sub(self.pad_h)?;
+        let pad_w = (self.dilation * (self.kw - 1)).checked_sub(self.pad_w)?;
+        let (h, w, c) = (self.out_h, self.out_w, self.k);
+        Some(Self { h, w, c, k: self.c, out_h: self.h, out_w: self.w, pad_h, pad_w, ..*self })
+    }
+
+    /// The input pixels (row, column) that a tap sees from the output pixel (i, j), if it is in the image.
+    #[inline(always)]
+    pub(super) fn source(&self, i: usize, j: usize, a: usize, b: usize) -> Option<(usize, usize)> {
+        let row = (i * self.stride + a * self.dilation).checked_sub(self.pad_h)?;
+        let column = (j * self.stride + b * self.dilation).checked_sub(self.pad_w)?;
+        (row < self.h && column < self.w).then_some((row, column))
+    }
+}

@@ -1,0 +1,94 @@
+"""Golden values and gradients from PyTorch for this crate's tests.
+
+    python make_golden.py        (torch 2.11, safetensors; writes *.safetensors beside itself)
+
+Everything is f32 on the CPU from a fixed seed. Tensors are stored in this project's layouts: images NHWC,
+convolution weights [kh, kw, c/g, k].
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+
+
+def nhwc(t):
+    return t.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def hwio(t):
+    return t.detach().permute(2, 3, 1, 0).contiguous()
+
+
+def conv2d():
+    out = {}
+    cases = {  # name: x NCHW, weight OIHW, stride, padding, dilation, groups
+        "plain": ((2, 4, 7, 6), (5, 4, 3, 3), 1, 1, 1, 1),
+        "strided": ((2, 4, 7, 6), (5, 4, 3, 3), 2, 1, 1, 1),
+        "stem": ((1, 3, 11, 12), (4, 3, 7, 7), 2, 3, 1, 1),
+        "dilated": ((2, 4, 7, 6), (6, 2, 3, 3), 1, 2, 2, 2),
+        "depthwise": ((2, 4, 7, 6), (4, 1, 3, 3), 2, 1, 1, 4),
+    }
+    for name, (x_shape, w_shape, stride, padding, dilation, groups) in cases.items():
+        x = torch.randn(x_shape, requires_grad=True)
+        weight = torch.randn(w_shape, requires_grad=True)
+        y = F.conv2d(x, weight, None, stride, padding, dilation, groups)
+        dy = torch.randn_like(y)
+        y.backward(dy)
+        parts = {"x": nhwc(x), "y": nhwc(y), "dy": nhwc(dy), "dx": nhwc(x.grad)}
+        parts |= {"weight": hwio(weight), "dweight": hwio(weight.grad)}
+        out |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / "conv2d.safetensors")
+
+
+def batch_norm():
+    c = 5
+    x, residual, dy = (torch.randn(3, c, 4, 6) for _ in range(3))
+    x = x * 2 + 1
+    weight, bias, mean, var = torch.randn(c), torch.randn(c), torch.randn(c), torch.rand(c) + 0.5
+    out = {"x": nhwc(x), "residual": nhwc(residual), "dy": nhwc(dy)}
+    out |= {"weight": weight, "bias": bias, "mean": mean, "var": var}
+    for name in ["plain", "relu", "residual_relu"]:
+        for mode in ["train", "eval"]:
+            leaves = [t.clone().requires_grad_() for t in (x, weight, bias, residual)]
+            running_mean, running_var = mean.clone(), var.clone()
+            y = F.batch_norm(leaves[0], running_mean, running_var, leaves[1], leaves[2], mode == "train", 0.1, 1e-5)
+            if name == "residual_relu":
+                y = y + leaves[3]
+            if name != "plain":
+                y = F.relu(y)
+            y.backward(dy)
+            parts = {"y": nhwc(y), "dx": nhwc(leaves[0].grad), "dweight": leaves[1].grad, "dbias": leaves[2].grad}
+            if name == "residual_relu":
+                parts["dresidual"] = nhwc(leaves[3].grad)
+            if mode == "train":
+                parts |= {"running_mean": running_mean, "running_var": running_var}
+            out |= {f"{name}.{mode}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / "batch_norm.safetensors")
+
+
+def max_pool2d():
+    out = {}
+    cases = {  # name: x, kernel, stride, padding
+        "stem": (torch.randn(2, 3, 9, 8), 3, 2, 1),
+        "halves": (torch.randn(2, 3, 7, 8), 2, 2, 0),
+        "ties": (torch.randint(0, 3, (2, 3, 6, 5)).float(), 3, 1, 1),
+    }
+    for name, (x, kernel, stride, padding) in cases.items():
+        x.requires_grad_()
+        y = F.max_pool2d(x, kernel, stride, padding)
+        dy = torch.randn_like(y)
+        y.backward(dy)
+        parts = {"x": nhwc(x), "y": nhwc(y), "dy": nhwc(dy), "dx": nhwc(x.grad)}
+        out |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / "max_pool2d.safetensors")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    conv2d()
+    batch_norm()
+    max_pool2d()

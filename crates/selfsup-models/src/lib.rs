@@ -1,1 +1,46 @@
 //! Encoders and projection heads, initialised from a seed, saved under torchvision's names.
+//!
+//! Images are NHWC from the decoder to the last pooling layer, and so are the weights in memory; files hold
+//! OIHW convolutions under torchvision's names, so PyTorch reads ours and we read its.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use selfsup_models::{Encoder, Mode, Preprocessing, arch};
+//!
+//! # fn main() -> selfsup_models::Result<()> {
+//! let preprocessing = Preprocessing { image_size: 32, mean: [0.5; 3], std: [0.25; 3] };
+//! let encoder = Encoder::untrained(arch("resnet10-narrow-cifar")?, preprocessing, 0, &Device::Cpu)?;
+//! let images = Tensor::zeros((2, 32, 32, 3), DType::U8, &Device::Cpu)?;
+//! let features = encoder.forward(&images, Mode::Eval)?;
+//! assert_eq!(features.dims(), [2, encoder.feature_dim()]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`arch`](fn@arch) | the architectures by name |
+//! | [`Encoder`] | a backbone with weights and input preparation, to and from a file |
+//! | [`resnet`] | residual networks |
+//! | [`Projector`] | the head that training adds and probing drops |
+//! | [`params`] | named tensors and seeded first values |
+//! | [`weights`] | safetensors files |
+
+#![forbid(unsafe_code)]
+
+mod arch;
+mod encoder;
+mod error;
+mod init;
+mod layers;
+pub mod params;
+mod projector;
+pub mod resnet;
+pub mod weights;
+
+pub use arch::{ARCHS, Arch, arch, nearest};
+pub use encoder::{Encoder, Preprocessing};
+pub use error::{Error, Result};
+pub use init::Init;
+pub use layers::{BatchNorm, Conv2d, Linear, Mode};
+pub use projector::{Projector, ProjectorConfig};

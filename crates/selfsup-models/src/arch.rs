@@ -1,0 +1,64 @@
+//! The architectures by name.
+//!
+//! torchvision's names; `-cifar` for the 3×3 stem without pooling. `resnet10-narrow-cifar` is ours: small
+//! enough to pretrain in minutes on two cores.
+
+use crate::resnet::{Block, ResNetConfig, Stem};
+use crate::{Error, Result};
+
+/// A named architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arch {
+    /// Its name on the command line and in files.
+    pub name: &'static str,
+    /// The network.
+    pub config: ResNetConfig,
+    /// The side of the square images that it is usually trained on, in pixels.
+    pub image_size: usize,
+    /// Where it comes from.
+    pub source: &'static str,
+}
+
+const HE_2016: &str = "He et al. 2016, arXiv:1512.03385, tables 1 and 6";
+
+const fn resnet(
+    name: &'static str,
+    stem: Stem,
+    block: Block,
+    stages: &'static [usize],
+    width: usize,
+) -> Arch {
+    let image_size = match stem {
+        Stem::ImageNet => 224,
+        Stem::Cifar => 32,
+    };
+    Arch { name, config: ResNetConfig { stem, block, stages, width }, image_size, source: HE_2016 }
+}
+
+/// Every architecture, small to large.
+pub const ARCHS: &[Arch] = &[
+    resnet("resnet10-narrow-cifar", Stem::Cifar, Block::Basic, &[1, 1, 1, 1], 32),
+    resnet("resnet18-cifar", Stem::Cifar, Block::Basic, &[2, 2, 2, 2], 64),
+    resnet("resnet34-cifar", Stem::Cifar, Block::Basic, &[3, 4, 6, 3], 64),
+    resnet("resnet50-cifar", Stem::Cifar, Block::Bottleneck, &[3, 4, 6, 3], 64),
+    resnet("resnet18", Stem::ImageNet, Block::Basic, &[2, 2, 2, 2], 64),
+    resnet("resnet34", Stem::ImageNet, Block::Basic, &[3, 4, 6, 3], 64),
+    resnet("resnet50", Stem::ImageNet, Block::Bottleneck, &[3, 4, 6, 3], 64),
+];
+
+/// The architecture of a name; an unknown one is an error that says the nearest.
+pub fn arch(name: &str) -> Result<&'static Arch> {
+    ARCHS.iter().find(|a| a.name == name).ok_or_else(|| Error::UnknownArch {
+        name: name.to_owned(),
+        nearest: nearest(name, ARCHS.iter().map(|a| a.name)),
+    })
+}
+
+/// The candidate most like `name`, if one is near enough to be a slip of the fingers.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .map(|c| (strsim::jaro_winkler(name, c), c))
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c.to_owned())
+}

@@ -1,0 +1,121 @@
+//! An encoder: a backbone, its weights, and how images must be prepared for it.
+
+use crate::arch::{Arch, arch};
+use crate::layers::Mode;
+use crate::params::{ParamBuilder, Params};
+use crate::resnet::ResNet;
+use crate::weights::{self, WeightFile};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How u8 images become the backbone's input: x = (u8/255 − mean)/std a channel, on squares of `image_size`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessing {
+    /// The side of the square input, in pixels.
+    pub image_size: usize,
+    /// Mean of each channel, in 0…1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel, in 0…1.
+    pub std: [f32; 3],
+}
+
+/// A backbone with its weights and its input's preparation.
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    arch: &'static Arch,
+    preprocessing: Preprocessing,
+    backbone: ResNet,
+    params: Params,
+    device: Device,
+}
+
+impl Encoder {
+    /// An untrained encoder, its weights drawn from `seed`.
+    pub fn untrained(
+        arch: &'static Arch,
+        preprocessing: Preprocessing,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        if preprocessing.image_size == 0 {
+            return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
+        }
+        let build = ParamBuilder::new(seed, device);
+        let backbone = ResNet::new(&arch.config, &build)?;
+        Ok(Self { arch, preprocessing, backbone, params: build.finish(), device: device.clone() })
+    }
+
+    /// Reads an encoder that [`Encoder::save`] wrote: the metadata says architecture and preparation.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let file = weights::read(path, device)?;
+        let field = |field: &'static str| {
+            file.metadata.get(field).ok_or_else(|| Error::Metadata {
+                path: path.to_owned(),
+                field,
+                problem: "missing; was this file written by selfsup?".into(),
+            })
+        };
+        let arch = arch(field("arch")?)?;
+        let preprocessing = Preprocessing {
+            image_size: parse(path, "image_size", field("image_size")?)?,
+            mean: parse(path, "mean", field("mean")?)?,
+            std: parse(path, "std", field("std")?)?,
+        };
+        let encoder = Self::untrained(arch, preprocessing, 0, device)?;
+        encoder.params.load_file(&file.tensors, arch.name)?;
+        Ok(encoder)
+    }
+
+    /// Writes the backbone's tensors under torchvision's names (OIHW) with the metadata that [`Encoder::load`]
+    /// needs and `more`. The file appears whole or not at all.
+    pub fn save(&self, path: &Path, more: &BTreeMap<String, String>) -> Result<()> {
+        let mut metadata = more.clone();
+        let p = &self.preprocessing;
+        metadata.insert("arch".into(), self.arch.name.into());
+        metadata.insert("image_size".into(), p.image_size.to_string());
+        metadata.insert("mean".into(), format!("{:?}", p.mean));
+        metadata.insert("std".into(), format!("{:?}", p.std));
+        weights::write(path, &WeightFile { tensors: self.params.to_file()?.into_iter().collect(), metadata })
+    }
+
+    /// u8 images `[n, h, w, 3]` on the encoder's device → features `[n, d]` f32.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
+        self.backbone.forward(&x, mode)
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> &'static Arch {
+        self.arch
+    }
+
+    /// How images are prepared.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// The width d of the features.
+    pub fn feature_dim(&self) -> usize {
+        self.arch.config.feature_dim()
+    }
+
+    /// Every tensor, by torchvision's name.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Where the weights live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, field: &'static str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::Metadata {
+        path: path.to_owned(),
+        field,
+        problem: format!("not readable (`{text}`): {e}"),
+    })
+}

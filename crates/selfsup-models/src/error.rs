@@ -1,0 +1,73 @@
+//! What can go wrong with an encoder or its file.
+
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The architecture's name is not known.
+    #[error("unknown architecture `{name}`{}", nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default())]
+    UnknownArch {
+        /// The name that came.
+        name: String,
+        /// The nearest known one, if any is near.
+        nearest: Option<String>,
+    },
+    /// Two tensors were declared under one name.
+    #[error("the tensor `{0}` is declared twice")]
+    DuplicateName(String),
+    /// A size is out of its range.
+    #[error("{name} must be {expected}, got {got}")]
+    Size {
+        /// What was given.
+        name: &'static str,
+        /// Its range, in words.
+        expected: &'static str,
+        /// The value that came.
+        got: usize,
+    },
+    /// The tensors of a file are not the ones that the model has.
+    #[error("the weights do not fit {what}: {problems}")]
+    Mismatch {
+        /// The model.
+        what: String,
+        /// Missing, left-over and wrongly shaped tensors, by name.
+        problems: String,
+    },
+    /// A metadata field is missing or cannot be read.
+    #[error("{path}: the metadata field `{field}` is {problem}", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file is not safetensors, or is cut off.
+    #[error("{path}: not a complete safetensors file: {source}", path = path.display())]
+    SafeTensors {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: safetensors::SafeTensorError,
+    },
+    /// A kernel refused its input.
+    #[error(transparent)]
+    Kernel(#[from] selfsup_kernels::Error),
+    /// candle failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,138 @@
+//! Encoders to files and back; files that are not what they should be; seeds.
+
+use candle_core::{DType, Device, Tensor};
+use selfsup_models::weights::{self, WeightFile};
+use selfsup_models::{Encoder, Error, Mode, Preprocessing, arch};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+const ARCH: &str = "resnet10-narrow-cifar";
+
+fn untrained(seed: u64) -> Encoder {
+    let preprocessing = Preprocessing { image_size: 12, mean: [0.4, 0.5, 0.6], std: [0.2, 0.3, 0.25] };
+    Encoder::untrained(arch(ARCH).unwrap(), preprocessing, seed, &Device::Cpu).unwrap()
+}
+
+fn images() -> Tensor {
+    let pixels: Vec<u8> = (0..2 * 12 * 12 * 3).map(|i: u32| (i * 37 % 256) as u8).collect();
+    Tensor::from_vec(pixels, (2, 12, 12, 3), &Device::Cpu).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_saved_encoder_computes_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("encoder.safetensors");
+    let encoder = untrained(3);
+    // Training moves the running statistics; they must be in the file too.
+    encoder.forward(&images(), Mode::Train).unwrap();
+    encoder.save(&path, &BTreeMap::from([("method".to_owned(), "simclr".to_owned())])).unwrap();
+    let again = Encoder::load(&path, &Device::Cpu).unwrap();
+    assert_eq!(again.preprocessing(), encoder.preprocessing());
+    assert_eq!(again.params().sha256().unwrap(), encoder.params().sha256().unwrap());
+    let features = |e: &Encoder| values(&e.forward(&images(), Mode::Eval).unwrap());
+    assert_eq!(features(&again), features(&encoder));
+    assert_eq!(weights::read(&path, &Device::Cpu).unwrap().metadata["method"], "simclr");
+    // The same content gives the same bytes.
+    let second = folder.path().join("second.safetensors");
+    again.save(&second, &BTreeMap::from([("method".to_owned(), "simclr".to_owned())])).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&second).unwrap());
+}
+
+#[test]
+fn files_hold_convolutions_as_oihw() {
+    let encoder = untrained(0);
+    let in_memory =
+        encoder.params().iter().find(|t| t.name == "layer2.0.conv1.weight").unwrap().var.as_tensor().clone();
+    let in_file = encoder
+        .params()
+        .to_file()
+        .unwrap()
+        .into_iter()
+        .find(|(n, _)| n == "layer2.0.conv1.weight")
+        .unwrap()
+        .1;
+    assert_eq!((in_memory.dims(), in_file.dims()), (&[3, 3, 32, 64][..], &[64, 32, 3, 3][..]));
+    let at = |t: &Tensor, i: [usize; 4]| {
+        t.get(i[0])
+            .unwrap()
+            .get(i[1])
+            .unwrap()
+            .get(i[2])
+            .unwrap()
+            .get(i[3])
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap()
+    };
+    assert_eq!(at(&in_memory, [2, 1, 30, 63]), at(&in_file, [63, 30, 2, 1]));
+}
+
+#[test]
+fn the_seed_decides_every_weight() {
+    let hash = |seed| untrained(seed).params().sha256().unwrap();
+    assert_eq!(hash(1), hash(1));
+    assert_ne!(hash(1), hash(2));
+}
+
+#[test]
+fn a_file_that_does_not_fit_names_what_is_wrong_and_changes_nothing() {
+    let encoder = untrained(0);
+    let before = encoder.params().sha256().unwrap();
+    let whole: HashMap<String, Tensor> = encoder.params().to_file().unwrap().into_iter().collect();
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let problem = |change: &dyn Fn(&mut HashMap<String, Tensor>)| {
+        let mut tensors: HashMap<String, Tensor> =
+            whole.iter().map(|(n, t)| (n.clone(), t.ones_like().unwrap())).collect();
+        change(&mut tensors);
+        encoder.params().load_file(&tensors, ARCH).unwrap_err().to_string()
+    };
+    let text = problem(&|t| drop(t.remove("bn1.running_var")));
+    assert!(text.contains("`bn1.running_var` is missing"), "{text}");
+    let text = problem(&|t| drop(t.insert("fc.weight".into(), zeros(&[10, 256]))));
+    assert!(text.contains("`fc.weight` is left over"), "{text}");
+    let text = problem(&|t| drop(t.insert("conv1.weight".into(), zeros(&[64, 3, 7, 7]))));
+    assert!(text.contains("`conv1.weight` has shape"), "{text}");
+    let text = problem(&|t| drop(t.insert("conv1.weight".into(), zeros(&[32]))));
+    assert!(text.contains("`conv1.weight` has shape [32]"), "{text}");
+    assert_eq!(encoder.params().sha256().unwrap(), before);
+}
+
+#[test]
+fn broken_files_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("encoder.safetensors");
+    untrained(0).save(&path, &BTreeMap::new()).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let load = |bytes: &[u8]| {
+        let path = folder.path().join("broken.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        Encoder::load(&path, &Device::Cpu).unwrap_err()
+    };
+    for cut in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
+        assert!(matches!(load(&whole[..cut]), Error::SafeTensors { .. }), "cut at {cut}");
+    }
+    let mut long = whole.clone();
+    long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(load(&long), Error::SafeTensors { .. }));
+    // A file of somebody else: no metadata.
+    let foreign = folder.path().join("foreign.safetensors");
+    weights::write(&foreign, &WeightFile::default()).unwrap();
+    assert!(matches!(Encoder::load(&foreign, &Device::Cpu), Err(Error::Metadata { field: "arch", .. })));
+    assert!(matches!(Encoder::load(Path::new("missing"), &Device::Cpu), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/encoder.safetensors");
+    assert!(matches!(untrained(0).save(&path, &BTreeMap::new()), Err(Error::Io { .. })));
+    // A folder stands where the file should go: the rename fails, the folder stays, no temporary is left.
+    let taken = folder.path().join("taken");
+    std::fs::create_dir_all(taken.join("inside")).unwrap();
+    assert!(untrained(0).save(&taken, &BTreeMap::new()).is_err());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}

@@ -76,3 +76,81 @@ fn is_finite(x: &Tensor) -> Result<bool> {
     let zero = (x * 0.0)?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     Ok(zero == 0.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    fn setup(dtype: DType) -> (Vec<Param>, GradStore) {
+        // Gradients 3 and (4, 12): norm 13.
+        let make = |name: &str, grad: &[f64]| {
+            let var = Var::zeros(grad.len(), dtype, &Device::Cpu).unwrap();
+            let grad = Tensor::new(grad, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            (Param { name: name.into(), var }, grad)
+        };
+        let (a, ga) = make("a", &[3.0]);
+        let (b, gb) = make("b", &[4.0, 12.0]);
+        let mut grads = a.var.as_tensor().sum_all().unwrap().backward().unwrap();
+        grads.insert(&a.var, ga);
+        grads.insert(&b.var, gb);
+        (vec![a, b], grads)
+    }
+
+    fn grad(grads: &GradStore, p: &Param) -> Vec<f64> {
+        grads.get(&p.var).unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn clipping_keeps_the_direction() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            let (params, mut grads) = setup(dtype);
+            assert_eq!(clip_grad_norm(&mut grads, &params, 13.0).unwrap(), 13.0);
+            assert_eq!(grad(&grads, &params[1]), [4.0, 12.0]);
+            assert_eq!(clip_grad_norm(&mut grads, &params, 6.5).unwrap(), 13.0);
+            assert_eq!(grad(&grads, &params[0]), [1.5]);
+            assert_eq!(grad(&grads, &params[1]), [2.0, 6.0]);
+        }
+    }
+
+    #[test]
+    fn the_norm_neither_overflows_nor_vanishes_in_f32() {
+        let (params, mut grads) = setup(DType::F32);
+        for scale in [1e25, 1e-25f32] {
+            grads.insert(&params[0].var, Tensor::new(&[3.0 * scale], &Device::Cpu).unwrap());
+            grads.insert(&params[1].var, Tensor::new(&[4.0 * scale, 12.0 * scale], &Device::Cpu).unwrap());
+            let norm = clip_grad_norm(&mut grads, &params, f64::MAX).unwrap();
+            assert!((norm / f64::from(scale) - 13.0).abs() < 1e-5, "{norm}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let (params, mut grads) = setup(dtype);
+                check_gradients(&grads, &params).unwrap();
+                let g = Tensor::new(&[1.0, bad], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+                grads.insert(&params[1].var, g);
+                for error in [
+                    check_gradients(&grads, &params).unwrap_err(),
+                    clip_grad_norm(&mut grads, &params, 1.0).unwrap_err(),
+                ] {
+                    assert_eq!(error.to_string(), "the gradient is not finite for `b`");
+                }
+                assert_eq!(grad(&grads, &params[0]), [3.0], "nothing was scaled");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let (params, mut grads) = setup(DType::F32);
+        grads.remove(&params[0].var);
+        let error = clip_grad_norm(&mut grads, &params, 1.0).unwrap_err().to_string();
+        assert_eq!(error, "no gradient for `a`");
+        for max in [0.0, -1.0, f64::NAN] {
+            assert!(clip_grad_norm(&mut grads, &params, max).is_err(), "{max}");
+        }
+    }
+}

@@ -152,3 +152,110 @@ impl Schedule {
 fn steps(epochs: f64, steps_per_epoch: u64) -> u64 {
     (epochs * steps_per_epoch as f64).round() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn factors(schedule: &Schedule, total: u64, steps_per_epoch: u64) -> Vec<f64> {
+        (0..total).map(|s| schedule.factor(s, total, steps_per_epoch)).collect()
+    }
+
+    fn near(got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            assert!((g - w).abs() < 1e-12, "[{i}] is {g}, expected {w}");
+        }
+    }
+
+    #[test]
+    fn warm_up_begins_above_zero_and_ends_at_one() {
+        for schedule in [
+            Schedule::Constant(Constant { warmup_epochs: 2.0 }),
+            Schedule::cosine(2.0),
+            Schedule::Step(Step { warmup_epochs: 2.0, milestones_epochs: vec![2.5], gamma: 0.1 }),
+        ] {
+            near(&factors(&schedule, 12, 2)[..5], &[0.25, 0.5, 0.75, 1.0, 1.0]);
+        }
+        near(&factors(&Schedule::constant(), 3, 2), &[1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn cosine_falls_to_its_last_factor() {
+        // The definition, written for six steps without warm-up: cos 0°, 30°, 60°, …
+        let (c30, c60) = (3f64.sqrt() / 2.0, 0.5);
+        let want = [1.0, (1.0 + c30) / 2.0, (1.0 + c60) / 2.0, 0.5, (1.0 - c60) / 2.0, (1.0 - c30) / 2.0];
+        near(&factors(&Schedule::cosine(0.0), 6, 1), &want);
+        assert!(Schedule::cosine(0.0).factor(6, 6, 1).abs() < 1e-15);
+        assert!(Schedule::cosine(0.0).factor(1000, 6, 1).abs() < 1e-15);
+        let floor = Schedule::Cosine(Cosine { warmup_epochs: 1.0, final_factor: 0.2 });
+        near(&[floor.factor(5, 9, 1), floor.factor(9, 9, 1)], &[0.6, 0.2]);
+        let all = factors(&floor, 9, 1);
+        assert!(all.windows(2).all(|w| w[0] >= w[1]), "{all:?}");
+    }
+
+    #[test]
+    fn steps_drop_at_the_milestone_s_first_step() {
+        let schedule = Schedule::step(vec![1.0, 2.5], 0.1);
+        near(&factors(&schedule, 7, 2), &[1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01]);
+        assert_eq!(Schedule::step(vec![0.0], 0.5).factor(0, 4, 2), 0.5);
+    }
+
+    #[test]
+    fn a_short_run_is_the_beginning_of_a_long_one() {
+        let schedule = Schedule::cosine(10.0);
+        assert_eq!(factors(&schedule, 5, 3), factors(&schedule, 100, 3)[..5]);
+        let error = schedule.check_length(5, 3).unwrap_err().to_string();
+        assert!(error.contains("30 steps of warm-up in a run of 5"), "{error}");
+        schedule.check_length(30, 3).unwrap();
+        near(&[schedule.factor(29, 30, 3), schedule.factor(30, 30, 3)], &[1.0, 1.0]);
+    }
+
+    #[test]
+    fn degenerate_lengths_give_finite_factors() {
+        for schedule in [Schedule::constant(), Schedule::cosine(1.0), Schedule::step(vec![1.0], 0.1)] {
+            for (total, per_epoch) in [(0, 0), (0, 3), (1, 0), (1, 1)] {
+                for s in [0, 1, u64::MAX] {
+                    let f = schedule.factor(s, total, per_epoch);
+                    assert!((0.0..=1.0).contains(&f), "{schedule:?} {s} {total} {per_epoch}: {f}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn files_name_the_fields() {
+        let cosine: Schedule = serde_json::from_str(r#"{"name":"cosine","warmup_epochs":10}"#).unwrap();
+        assert_eq!(cosine, Schedule::cosine(10.0));
+        let constant: Schedule = serde_json::from_str(r#"{"name":"constant"}"#).unwrap();
+        assert_eq!(constant, Schedule::constant());
+        for s in [cosine, constant, Schedule::step(vec![120.0, 160.0], 0.1)] {
+            s.validate().unwrap();
+            assert_eq!(serde_json::from_str::<Schedule>(&serde_json::to_string(&s).unwrap()).unwrap(), s);
+        }
+        let unknown = |json| serde_json::from_str::<Schedule>(json).unwrap_err().to_string();
+        let error = unknown(r#"{"name":"cosine","warmup_steps":10}"#);
+        assert!(error.contains("unknown field `warmup_steps`, expected `warmup_epochs` or"), "{error}");
+        let error = unknown(r#"{"name":"step","gamma":1,"milestones_epochs":[],"x":0}"#);
+        assert!(error.contains("unknown field `x`, expected one of `warmup_epochs`"), "{error}");
+        assert!(unknown(r#"{"name":"cosin"}"#).contains("unknown variant `cosin`"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_name() {
+        let cosine = |warmup_epochs, final_factor| Schedule::Cosine(Cosine { warmup_epochs, final_factor });
+        for (schedule, field) in [
+            (cosine(-1.0, 0.0), "warmup_epochs"),
+            (cosine(f64::NAN, 0.0), "warmup_epochs"),
+            (cosine(0.0, 1.1), "final_factor"),
+            (Schedule::step(vec![2.0, 1.0], 0.1), "milestones_epochs"),
+            (Schedule::step(vec![1.0, 1.0], 0.1), "milestones_epochs"),
+            (Schedule::step(vec![-1.0], 0.1), "milestones_epochs"),
+            (Schedule::step(vec![1.0], 0.0), "gamma"),
+            (Schedule::step(vec![1.0], f64::NAN), "gamma"),
+        ] {
+            let error = schedule.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("schedule.{field} must be ")), "{error}");
+        }
+    }
+}

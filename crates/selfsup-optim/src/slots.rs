@@ -6,7 +6,7 @@ use crate::error::{ensure, names};
 use crate::norm::CHUNK;
 use crate::{Error, Param, ParamGroup, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Storage, Tensor};
 use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -202,7 +202,10 @@ impl<const N: usize> Slot<N> {
         let var = &self.param.var;
         match &mut self.state {
             State::Cpu(state) => {
-                let grad = grad.to_dtype(DType::F32)?.contiguous()?;
+                let mut grad = grad.to_dtype(DType::F32)?.contiguous()?;
+                if address(&grad) == address(var) {
+                    grad = grad.copy()?; // one memory cannot be locked for reading and writing
+                }
                 let state = state.each_mut().map(Vec::as_mut_slice);
                 var.inplace_op2(&grad, &Fused(RefCell::new((rule, state))))?;
             }
@@ -291,6 +294,11 @@ fn run<R: Rule<N>, const N: usize>(rule: &R, p: &mut [f32], g: &[f32], state: [&
     let mut next = || state.each_mut().map(|s| s.next().expect("state is as long as its parameter"));
     let jobs: Vec<_> = p.chunks_mut(CHUNK).zip(g.chunks(CHUNK)).map(|(p, g)| (p, g, next())).collect();
     jobs.into_par_iter().for_each(|(p, g, state)| arch.dispatch(|| rule.fused(p, g, state)));
+}
+
+/// Where a tensor's memory is described; equal for tensors that share it.
+fn address(x: &Tensor) -> *const Storage {
+    std::ptr::from_ref(&*x.storage_and_layout().0)
 }
 
 /// The dtype of the state and of the arithmetic.

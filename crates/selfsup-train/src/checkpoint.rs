@@ -1,0 +1,111 @@
+//! Checkpoints: everything that a run needs to go on as if it had not stopped.
+//!
+//! One safetensors file: `model.NAME` for every tensor of the method, running statistics included,
+//! `optimizer.NAME` for the optimiser's state, and in the metadata the number of steps done and the resolved
+//! configuration. Randomness is counter-based, so there is no generator to save: step and seed say it all.
+
+use crate::method::Method;
+use crate::{Error, PretrainConfig, Result};
+use candle_core::{DType, Tensor};
+use selfsup_models::weights::{self, WeightFile};
+use selfsup_optim::Optimizer;
+use std::collections::HashMap;
+use std::path::Path;
+
+const KIND: &str = "selfsup checkpoint";
+
+/// How far a run is, and on what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// Images in the data: the order of an epoch depends on it.
+    pub samples: usize,
+}
+
+/// Writes the state at a position. The old file stays until the new one is whole. Weights that are not finite
+/// are an error: the last good checkpoint is worth more.
+pub fn save(
+    path: &Path,
+    at: Position,
+    config: &PretrainConfig,
+    method: &dyn Method,
+    optimizer: &dyn Optimizer,
+) -> Result<()> {
+    let mut file = WeightFile::default();
+    let mut broken = Vec::new();
+    for t in method.tensors().iter() {
+        if !all_finite(t.var.as_tensor())? {
+            broken.push(t.name.clone());
+        }
+        file.tensors.insert(format!("model.{}", t.name), t.layout.to_file(t.var.as_tensor())?);
+    }
+    if !broken.is_empty() {
+        return Err(Error::NonFiniteWeights { step: at.step, names: broken });
+    }
+    for (name, tensor) in optimizer.state()? {
+        file.tensors.insert(format!("optimizer.{name}"), tensor);
+    }
+    for (key, value) in [
+        ("kind", KIND.to_owned()),
+        ("step", at.step.to_string()),
+        ("samples", at.samples.to_string()),
+        ("config", config.to_toml()),
+        ("config_sha256", config.sha256()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ] {
+        file.metadata.insert(key.into(), value);
+    }
+    Ok(weights::write(path, &file)?)
+}
+
+/// Sets method and optimiser from a file and returns the number of steps done. Tensors that do not fit this
+/// configuration's model are an error that names them; so is data of another size.
+pub fn load(
+    path: &Path,
+    samples: usize,
+    config: &PretrainConfig,
+    method: &dyn Method,
+    optimizer: &mut dyn Optimizer,
+) -> Result<u64> {
+    let fail = |why: String| Error::Checkpoint { path: path.to_owned(), why };
+    let device = method.encoder().device();
+    let file = weights::read(path, device).map_err(|e| fail(e.to_string()))?;
+    if file.metadata.get("kind").map(String::as_str) != Some(KIND) {
+        return Err(fail("this is not a checkpoint of selfsup".into()));
+    }
+    let field = |name: &str| {
+        file.metadata.get(name).ok_or_else(|| fail(format!("the metadata field `{name}` is missing")))
+    };
+    let number = |name: &str| -> Result<u64> {
+        let text = field(name)?;
+        text.parse().map_err(|_| fail(format!("the metadata field `{name}` is not a number: `{text}`")))
+    };
+    let step = number("step")?;
+    let trained_on = number("samples")?;
+    if trained_on != samples as u64 {
+        return Err(fail(format!(
+            "the run was trained on {trained_on} images, but `{}` has {samples}",
+            config.data
+        )));
+    }
+    config.check_resumable_from(&PretrainConfig::from_toml(field("config")?)?)?;
+
+    let mut model = HashMap::new();
+    let mut state = HashMap::new();
+    for (name, tensor) in file.tensors {
+        match name.split_once('.') {
+            Some(("model", name)) => model.insert(name.to_owned(), tensor),
+            Some(("optimizer", name)) => state.insert(name.to_owned(), tensor),
+            _ => return Err(fail(format!("the tensor `{name}` is foreign"))),
+        };
+    }
+    method.tensors().load_file(&model, &config.arch).map_err(|e| fail(e.to_string()))?;
+    optimizer.load_state(&state).map_err(|e| fail(e.to_string()))?;
+    Ok(step)
+}
+
+/// Whether no number is infinite or NaN: x − x is 0 for a finite x and NaN for any other.
+fn all_finite(tensor: &Tensor) -> Result<bool> {
+    Ok(tensor.sub(tensor)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? == 0.0)
+}

@@ -104,6 +104,20 @@ pub enum Error {
         /// How many were asked for.
         asked: usize,
     },
+    /// The encoder's weights changed while features were extracted.
+    #[error("the encoder's weights changed during extraction: SHA-256 {before} before, {after} after")]
+    EncoderChanged {
+        /// Their hash before.
+        before: String,
+        /// Their hash after.
+        after: String,
+    },
+    /// A source or its loader failed.
+    #[error(transparent)]
+    Data(#[from] selfsup_data::Error),
+    /// The encoder failed.
+    #[error(transparent)]
+    Model(#[from] selfsup_models::Error),
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -8,9 +8,9 @@
 //! only the candidates for the k largest are kept, so the n_test × n_train matrix never exists. Votes are f64.
 //! The result does not depend on the number of threads.
 
+use crate::Result;
 use crate::error::setting;
 use crate::features::{Labelled, share_correct};
-use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -78,7 +78,7 @@ pub fn predict(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result<
     let blocks = train
         .values()
         .par_chunks(TRAIN_BLOCK * d)
-        .map(|rows| normalized(rows, d)?.t().map_err(Error::from))
+        .map(|rows| Ok(normalized(rows, d)?.t()?.contiguous()?))
         .collect::<Result<Vec<Tensor>>>()?;
 
     let mut predicted = Vec::with_capacity(test.len());

@@ -20,7 +20,7 @@ use crate::softmax_regression::{Block, Shape, evaluate, objective};
 use crate::standardize::Standardizer;
 
 /// The strengths tried, strong to weak. They act on the mean loss: scikit-learn's C is 1 / (n · l2).
-pub const DEFAULT_L2: [f64; 7] = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6];
+pub const DEFAULT_L2: [f64; 6] = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
 /// The strength where nothing can be held out, because no class has two labels: C = 1 for ten labels.
 pub const DEFAULT_L2_WITHOUT_HELD_OUT: f64 = 0.1;
@@ -48,7 +48,7 @@ impl Default for LinearConfig {
             l2_without_held_out: DEFAULT_L2_WITHOUT_HELD_OUT,
             held_out: 0.2,
             max_iterations: 200,
-            tolerance: 1e-4,
+            tolerance: 1e-5,
         }
     }
 }
@@ -88,15 +88,25 @@ pub struct LinearModel {
     labels: Vec<u32>,
     /// The strength that was chosen.
     pub l2: f64,
-    /// For each strength tried: itself, the accuracy and the mean loss on the held-out labels. Empty where
-    /// there was nothing to choose.
-    pub tried: Vec<(f64, f64, f64)>,
+    /// The strengths tried, strong to weak. Empty where there was nothing to choose.
+    pub tried: Vec<Tried>,
     /// Value of the objective on all training labels.
     pub objective: f64,
     /// The largest component of its gradient.
     pub gradient: f64,
     /// Steps of the last fit; at [`LinearConfig::max_iterations`] it may not have converged.
     pub iterations: usize,
+}
+
+/// What a strength reached on the held-out labels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tried {
+    /// The strength.
+    pub l2: f64,
+    /// The share of the held-out labels that is predicted right, in 0…1.
+    pub accuracy: f64,
+    /// The mean of −log p of the held-out labels.
+    pub loss: f64,
 }
 
 /// What the linear probe measured.
@@ -120,8 +130,9 @@ pub fn accuracy(train: &Labelled, test: &Labelled, config: &LinearConfig, seed: 
 
 /// Chooses the strength and fits. `seed` decides which labels are held out, and nothing else.
 ///
-/// The strength with the highest held-out accuracy is chosen; of equal ones the one with the lower held-out
-/// loss, then the stronger.
+/// Of the strengths whose held-out accuracy is within one standard error √(a(1 − a)/m) of the best accuracy a on m
+/// labels, the one with the lowest held-out loss is chosen. On thousands of labels accuracy decides; on twenty,
+/// where one label more or less is 0.05, the loss does.
 ///
 /// Memory: one standardised f32 copy of the features.
 ///
@@ -156,19 +167,16 @@ pub fn fit(train: &Labelled, config: &LinearConfig, seed: u64) -> Result<LinearM
     if !held_rows.is_empty() {
         let part: Vec<&Block> = fit_blocks.iter().collect();
         let held_labels: Vec<u32> = held_rows.iter().map(|&i| class_of[train.labels()[i] as usize]).collect();
-        let mut current = theta.clone();
-        let mut best = (f64::NEG_INFINITY, f64::INFINITY);
+        let mut solutions = Vec::new();
         for candidate in l2s {
-            lbfgs::minimize(&mut current, stop, |x, g| objective(&part, shape, candidate, x, g))?;
-            let (predicted, loss) = evaluate(&held_blocks, shape, &current)?;
-            let accuracy = share_correct(&predicted, &held_labels);
-            tried.push((candidate, accuracy, loss));
-            if accuracy > best.0 || (accuracy == best.0 && loss < best.1) {
-                best = (accuracy, loss);
-                l2 = candidate;
-                theta.clone_from(&current);
-            }
+            lbfgs::minimize(&mut theta, stop, |x, g| objective(&part, shape, candidate, x, g))?;
+            let (predicted, loss) = evaluate(&held_blocks, shape, &theta)?;
+            tried.push(Tried { l2: candidate, accuracy: share_correct(&predicted, &held_labels), loss });
+            solutions.push(theta.clone());
         }
+        let best = choose(&tried, held_rows.len());
+        l2 = tried[best].l2;
+        theta = solutions.swap_remove(best);
     }
     let all: Vec<&Block> = fit_blocks.iter().chain(&held_blocks).collect();
     let outcome = lbfgs::minimize(&mut theta, stop, |x, g| objective(&all, shape, l2, x, g))?;
@@ -210,6 +218,20 @@ impl LinearModel {
     }
 }
 
+/// The index of the strength to take, given `m` held-out labels: see [`fit`].
+fn choose(tried: &[Tried], m: usize) -> usize {
+    let best = tried.iter().map(|t| t.accuracy).fold(0.0, f64::max);
+    let standard_error = (best * (1.0 - best) / m as f64).sqrt();
+    let mut chosen = None;
+    for (i, t) in tried.iter().enumerate() {
+        let lowest = chosen.is_none_or(|c: usize| t.loss < tried[c].loss);
+        if t.accuracy >= best - standard_error && lowest {
+            chosen = Some(i);
+        }
+    }
+    chosen.unwrap_or(0)
+}
+
 /// A label's place among those fitted. Labels that no sample has are never looked up.
 fn class_of(labels: &[u32], classes: usize) -> Vec<u32> {
     let mut class_of = vec![0; classes];
@@ -217,4 +239,21 @@ fn class_of(labels: &[u32], classes: usize) -> Vec<u32> {
         class_of[label as usize] = class as u32;
     }
     class_of
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_decides_on_many_labels_and_the_loss_on_few() {
+        let tried = |l2, accuracy, loss| Tried { l2, accuracy, loss };
+        let all =
+            [tried(1.0, 0.60, 1.2), tried(0.1, 0.65, 1.3), tried(0.01, 0.66, 1.4), tried(1e-3, 0.50, 1.0)];
+        // Standard errors of 0.66: 0.106 on 20 labels, 0.015 on 1000, 0.0047 on 10,000.
+        assert_eq!(choose(&all, 20), 0);
+        assert_eq!(choose(&all, 1000), 1);
+        assert_eq!(choose(&all, 10_000), 2);
+        assert_eq!(choose(&[tried(1.0, 0.0, 3.0), tried(0.1, 0.0, 3.0)], 5), 0, "of equals the stronger");
+    }
 }

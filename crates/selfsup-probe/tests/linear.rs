@@ -129,7 +129,7 @@ fn chooses_the_strength_that_suits_the_data() {
     }
     let clean = fit(&labelled(values, 3, labels, &classes), &config, 0).unwrap();
     assert_eq!(clean.l2, 1e-6, "{:?}", clean.tried);
-    assert_eq!(clean.tried.iter().map(|t| t.0).collect::<Vec<_>>(), [10.0, 1e-6], "strong to weak");
+    assert_eq!(clean.tried.iter().map(|t| t.l2).collect::<Vec<_>>(), [10.0, 1e-6], "strong to weak");
 }
 
 #[test]

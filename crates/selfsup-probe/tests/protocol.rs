@@ -27,7 +27,7 @@ fn features(n: usize, shift: f32, unlabelled: usize, seed: u64) -> Features {
 
 #[test]
 fn one_row_for_each_kind_and_number_of_labels() {
-    let (train, test) = (features(200, 0.4, 10, 1), features(100, 0.4, 7, 2));
+    let (train, test) = (features(200, 0.6, 10, 1), features(100, 0.6, 7, 2));
     let config =
         ProbeConfig { labels_per_class: vec![None, Some(5)], seeds: vec![0, 1, 2], ..Default::default() };
     let rows = run(&train, &test, &classes(), &config).unwrap();
@@ -50,13 +50,13 @@ fn one_row_for_each_kind_and_number_of_labels() {
     // The values are those of the parts called alone.
     let (classes, test) = (classes(), test.labelled("test", &[]).err());
     assert!(test.is_some(), "labels outside of the class list are an error");
-    let (train, test) = (features(200, 0.4, 10, 1), features(100, 0.4, 7, 2));
+    let (train, test) = (features(200, 0.6, 10, 1), features(100, 0.6, 7, 2));
     let (train, test) =
         (train.labelled("train", &classes).unwrap(), test.labelled("test", &classes).unwrap());
     assert_eq!(rows[0].values, [knn::accuracy(&train, &test, &config.knn).unwrap()]);
     assert_eq!(rows[2].values[1], linear::accuracy(&train, &test, &config.linear, 1).unwrap().accuracy);
     // The same again, to the bit.
-    let again = run(&features(200, 0.4, 10, 1), &features(100, 0.4, 7, 2), &classes, &config).unwrap();
+    let again = run(&features(200, 0.6, 10, 1), &features(100, 0.6, 7, 2), &classes, &config).unwrap();
     assert_eq!(again, rows);
 }
 

@@ -1,0 +1,138 @@
+//! Features of a source's images, computed once.
+//!
+//! Letters: n samples, h = w the side of the view in pixels, d features.
+
+use crate::error::setting;
+use crate::{Error, Features, Result};
+use candle_core::{DType, Tensor};
+use selfsup_data::{BatchLoader, LoaderConfig, Order, Source};
+use selfsup_models::{Encoder, Mode};
+use std::sync::Arc;
+
+/// What turns images into features and is not trained any more.
+#[derive(Debug, Clone)]
+pub enum Frozen {
+    /// An encoder's backbone, in evaluation mode.
+    Encoder(Encoder),
+    /// The pixels themselves, divided by 255: the baseline that every encoder must beat.
+    Pixels {
+        /// The side of the view, in pixels; d = 3 · image_size².
+        image_size: u32,
+    },
+}
+
+impl Frozen {
+    /// The side of the view that the features are computed from, in pixels.
+    pub fn image_size(&self) -> usize {
+        match self {
+            Frozen::Encoder(encoder) => encoder.preprocessing().image_size,
+            Frozen::Pixels { image_size } => *image_size as usize,
+        }
+    }
+
+    /// The width d of the features.
+    pub fn feature_dim(&self) -> usize {
+        match self {
+            Frozen::Encoder(encoder) => encoder.feature_dim(),
+            Frozen::Pixels { image_size } => 3 * (*image_size as usize).pow(2),
+        }
+    }
+
+    /// SHA-256 of the weights; of pixels there are none.
+    fn sha256(&self) -> Result<Option<String>> {
+        match self {
+            Frozen::Encoder(encoder) => Ok(Some(encoder.params().sha256()?)),
+            Frozen::Pixels { .. } => Ok(None),
+        }
+    }
+
+    /// Appends the features of n views, u8 HWC one after the other in `pixels`.
+    fn append(&self, pixels: Vec<u8>, n: usize, values: &mut Vec<f32>) -> Result<()> {
+        match self {
+            Frozen::Pixels { .. } => values.extend(pixels.iter().map(|&p| f32::from(p) / 255.0)),
+            Frozen::Encoder(encoder) => {
+                let side = self.image_size();
+                let images = Tensor::from_vec(pixels, (n, side, side, 3), encoder.device())?;
+                let features = encoder.forward(&images, Mode::Eval)?;
+                values.extend(features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How features are computed. None of it changes what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtractConfig {
+    /// Images a forward pass.
+    pub batch_size: usize,
+    /// Threads that decode; 0 decodes in the calling thread.
+    pub workers: usize,
+    /// Make an image that cannot be decoded an error, not a skipped sample.
+    pub strict: bool,
+}
+
+impl Default for ExtractConfig {
+    fn default() -> Self {
+        Self { batch_size: 256, workers: 2, strict: false }
+    }
+}
+
+/// The features of every sample that can be decoded, in the source's order.
+///
+/// Views are [`center_view`](selfsup_augment::center_view)s of the encoder's image size; nothing is random.
+/// `progress` is told after each batch how many samples are done, those skipped included. The returned
+/// [`Features::source`] is empty: a [`Source`] has no name.
+///
+/// # Errors
+///
+/// [`Error::EncoderChanged`] if the weights are not the same before and after; [`Error::Setting`] for sizes of
+/// 0; [`Error::Data`] for an image that cannot be decoded where `strict` is set; [`Error::Model`].
+pub fn extract(
+    frozen: &Frozen,
+    data: Arc<dyn Source>,
+    config: &ExtractConfig,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Features> {
+    let side = frozen.image_size();
+    let Some(size) = u32::try_from(side).ok().filter(|&size| size > 0) else {
+        return Err(setting("image_size", "between 1 and 2^32 - 1 pixels", side));
+    };
+    if config.batch_size == 0 {
+        return Err(setting("batch_size", "at least 1", 0));
+    }
+    let before = frozen.sha256()?;
+
+    let dim = frozen.feature_dim();
+    let mut features = Features { dim, ..Features::default() };
+    features.values.reserve(data.len().saturating_mul(dim));
+    let mut done = 0;
+    let loader = LoaderConfig {
+        batch_size: config.batch_size,
+        workers: config.workers,
+        strict: config.strict,
+        ..LoaderConfig::default()
+    };
+    let view =
+        move |image: &image::RgbImage, _: &_| Ok(selfsup_augment::center_view(image, size)?.into_raw());
+    for batch in BatchLoader::new(data.clone(), loader, Order::Sequential, Arc::new(view)) {
+        let batch = batch?;
+        let n = batch.indices.len();
+        if n > 0 {
+            frozen.append(batch.examples.concat(), n, &mut features.values)?;
+        }
+        for &i in &batch.indices {
+            let sample = data.sample(i);
+            features.labels.push(sample.label);
+            features.ids.push(sample.id.clone());
+        }
+        done += n + batch.skipped.len();
+        features.skipped.extend(batch.skipped.into_iter().map(|s| (s.id, s.reason)));
+        progress(done);
+    }
+
+    match (before, frozen.sha256()?) {
+        (Some(before), Some(after)) if before != after => Err(Error::EncoderChanged { before, after }),
+        _ => Ok(features),
+    }
+}

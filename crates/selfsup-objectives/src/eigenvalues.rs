@@ -91,3 +91,77 @@ fn ql(d: &mut [f64], e: &mut Vec<f64>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// QΛQᵀ with a product of random reflections as Q.
+    fn with_eigenvalues(eigenvalues: &[f64], seed: u64) -> Vec<f64> {
+        let m = eigenvalues.len();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut a = vec![0.0; m * m];
+        eigenvalues.iter().enumerate().for_each(|(i, v)| a[i * m + i] = *v);
+        for _ in 0..3 {
+            let mut v: Vec<f64> = (0..m).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+            v.iter_mut().for_each(|v| *v /= norm);
+            let reflect = |a: &[f64]| -> Vec<f64> {
+                // (HA)ᵀ; twice gives HAH for a symmetric A.
+                let mut out = vec![0.0; m * m];
+                for j in 0..m {
+                    let dot: f64 = (0..m).map(|k| v[k] * a[k * m + j]).sum();
+                    (0..m).for_each(|i| out[j * m + i] = a[i * m + j] - 2.0 * v[i] * dot);
+                }
+                out
+            };
+            a = reflect(&reflect(&a));
+        }
+        a
+    }
+
+    #[test]
+    fn known_eigenvalues_are_found() {
+        let many: Vec<f64> = (0..50).map(|i| f64::from(i) * 0.37 - 5.0).collect();
+        let spectra: [&[f64]; 9] = [
+            &[2.5],
+            &[-1.0, 3.0],
+            &[1.0, 1.0, 1.0],
+            &[0.0, 0.0, 0.0, 5.0],
+            &[0.0; 6],
+            &[1e-12, 1e-6, 1.0, 1e6],
+            &[-3.0, -3.0, 0.0, 7.0, 7.0],
+            &[-1.0, 1.0, -2.0, 2.0],
+            &many,
+        ];
+        for (seed, spectrum) in spectra.iter().enumerate() {
+            let m = spectrum.len();
+            let mut want = spectrum.to_vec();
+            want.sort_by(f64::total_cmp);
+            let scale = want.iter().fold(0.0, |s: f64, v| s.max(v.abs()));
+            let got = symmetric_eigenvalues(with_eigenvalues(spectrum, seed as u64), m);
+            assert_eq!(got.len(), m);
+            for (g, w) in got.iter().zip(&want) {
+                assert!((g - w).abs() <= 1e-13 * scale, "{got:?}, expected {want:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_with_zeros_need_no_special_care() {
+        // Diagonal, and two blocks that do not touch.
+        assert_eq!(symmetric_eigenvalues(vec![3.0, 0.0, 0.0, -1.0], 2), [-1.0, 3.0]);
+        #[rustfmt::skip]
+        let blocks = vec![
+            0.0, 1.0, 0.0, 0.0,
+            1.0, 0.0, 0.0, 0.0,
+            0.0, 0.0, 2.0, 1.0,
+            0.0, 0.0, 1.0, 2.0,
+        ];
+        for (g, w) in symmetric_eigenvalues(blocks, 4).iter().zip([-1.0, 1.0, 1.0, 3.0]) {
+            assert!((g - w).abs() < 1e-14, "{g}, expected {w}");
+        }
+    }
+}

@@ -37,6 +37,9 @@ pub enum Error {
     /// The embeddings hold NaN or infinity.
     #[error("the embeddings are not finite")]
     NonFinite,
+    /// A kernel refused its input.
+    #[error(transparent)]
+    Kernel(#[from] selfsup_kernels::Error),
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

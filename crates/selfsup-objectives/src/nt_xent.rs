@@ -4,13 +4,14 @@
 
 use crate::embeddings::{check_pair, widen};
 use crate::{Error, Result};
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
+use selfsup_kernels::{l2_normalize, log_softmax};
 
 /// The smallest temperature taken: below it, two cosines that f32 can just tell apart already differ by more
 /// than any logit matters.
 pub const MIN_TEMPERATURE: f64 = 1e-6;
 
-/// Added under the root of the norm, so that a vector of zeros stays a vector of zeros.
+/// The length below which a vector counts as short and is divided by this instead, as in PyTorch's `normalize`.
 const EPS: f64 = 1e-12;
 
 /// Normalised, temperature-scaled cross-entropy of two views of n images.
@@ -26,7 +27,8 @@ const EPS: f64 = 1e-12;
 /// The sum holds the positive and the 2n − 2 negatives; the anchor itself is out before the maximum is taken.
 /// The mean runs over all 2n anchors, as in the paper and in lightly (code that sums the two halves' means
 /// gives twice this). The result is a scalar: f64 for f64 input, otherwise computed and returned in f32.
-/// Gradients reach `z1` and `z2`. For n = 1 the positive is the only candidate, so loss and gradient are 0.
+/// Gradients reach `z1` and `z2`; a row of zeros gets none (PyTorch's `normalize` would send it 1e12 times the
+/// gradient). For n = 1 the positive is the only candidate, so loss and gradient are 0.
 ///
 /// The 2n × 2n similarities are held in memory.
 ///
@@ -34,9 +36,10 @@ const EPS: f64 = 1e-12;
 pub fn nt_xent(z1: &Tensor, z2: &Tensor, temperature: f64) -> Result<Tensor> {
     let (n, _) = check_pair(z1, z2)?;
     validate_temperature(temperature)?;
-    let z = normalize(&widen(&Tensor::cat(&[z1, z2], 0)?)?)?;
-    let logits = (z.matmul(&z.t()?)? * (1.0 / temperature))?;
-    let log_p = log_softmax(&logits.broadcast_add(&self_mask(&logits)?)?)?;
+    let z = l2_normalize(&widen(&Tensor::cat(&[z1, z2], 0)?)?, EPS)?;
+    // The temperature divides 2n rows here instead of 2n × 2n logits.
+    let logits = (&z * (1.0 / temperature))?.matmul(&z.t()?)?;
+    let log_p = log_softmax(&(&logits + self_mask(&logits)?)?)?;
     let positives = log_p.gather(&positives(n, &log_p)?, 1)?;
     Ok(positives.mean_all()?.neg()?)
 }
@@ -63,14 +66,4 @@ fn self_mask(logits: &Tensor) -> Result<Tensor> {
 fn positives(n: usize, like: &Tensor) -> Result<Tensor> {
     let n = n as u32;
     Ok(Tensor::from_iter((n..2 * n).chain(0..n), like.device())?.unsqueeze(1)?)
-}
-
-fn normalize(z: &Tensor) -> Result<Tensor> {
-    let norm = (z.sqr()?.sum_keepdim(D::Minus1)? + EPS * EPS)?.sqrt()?;
-    Ok(z.broadcast_div(&norm)?)
-}
-
-fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
-    Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)
 }

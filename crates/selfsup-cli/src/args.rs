@@ -1,0 +1,272 @@
+//! The command line's grammar.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Pretrain an image encoder without labels, then measure what its features are worth.
+#[derive(Debug, Parser)]
+#[command(name = "selfsup", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pretrain an encoder on unlabelled images; ends with the probe's table where the data has labels
+    Pretrain(PretrainArgs),
+    /// Measure an encoder's frozen features: kNN and linear probes, with all labels or few
+    Probe(ProbeArgs),
+    /// Write an encoder's features of every image to a file
+    Embed(EmbedArgs),
+    /// Say what is inside an encoder, a weight file or a run folder
+    Inspect(InspectArgs),
+    /// List the methods that can be trained
+    Methods(JsonArgs),
+    /// List the architectures
+    Archs(JsonArgs),
+    /// Say what a data source holds: counts, classes, sizes, what cannot be read and why
+    Data(DataArgs),
+    /// Draw what a method sees of some images
+    Show(ShowArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `pretrain`
+#[derive(Debug, Args)]
+pub struct PretrainArgs {
+    /// The method (`selfsup methods` lists them)
+    pub method: String,
+    /// Images: a folder, cifar10:DIR, idx:DIR, a manifest .csv/.jsonl, or fashion-mnist (shipped, the default)
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// The encoder's architecture (`selfsup archs` lists them)
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Passes over the data
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Steps in all, in place of epochs
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Images a step
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<u64>,
+    /// Side of the square views, in pixels
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// The optimiser's learning rate
+    #[arg(long, value_name = "X")]
+    pub lr: Option<f64>,
+    /// Decides weights, order and augmentation [default: 0]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// auto, cpu, cuda, cuda:I or metal [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// f32
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// Threads that decode and augment; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u64>,
+    /// The run's folder [default: runs/METHOD-N, the next free N]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Settings as TOML, such as a run's config.toml; flags and --set come on top
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One setting, such as method.temperature=0.2; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Go on with the run of this folder from its checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config"])]
+    pub resume: Option<PathBuf>,
+    /// End at the first image that cannot be decoded, instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+    /// Check everything, print the resolved configuration and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not probe at the end
+    #[arg(long)]
+    pub no_probe: bool,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// What to fit on the features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Weighted nearest neighbours
+    Knn,
+    /// Multinomial logistic regression
+    Linear,
+}
+
+/// How many labels a class: a number, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    /// Every label of the training part.
+    All,
+    /// So many of each class.
+    PerClass(usize),
+}
+
+impl std::str::FromStr for Labels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "all" => Ok(Self::All),
+            Ok(n) if n > 0 => Ok(Self::PerClass(n)),
+            _ => Err("expected `all` or a number of at least 1".into()),
+        }
+    }
+}
+
+/// `probe`
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// A run folder, an encoder.safetensors, random:ARCH, or pixels
+    pub encoder: String,
+    /// Labelled images to fit on
+    #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
+    pub data: String,
+    /// Labelled images to measure on [default: the test part of --data]
+    #[arg(long, value_name = "SRC")]
+    pub test: Option<String>,
+    /// What to fit; may be given again [default: knn and linear]
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub kind: Vec<Kind>,
+    /// `all` or a number; may be given again [default: all]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub labels_per_class: Vec<Labels>,
+    /// Draws of few labels, each with its own seed
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Neighbours of the kNN probe
+    #[arg(long, value_name = "K", default_value_t = selfsup_probe::knn::DEFAULT_K)]
+    pub k: usize,
+    /// Temperature of the kNN probe's votes
+    #[arg(long, value_name = "T", default_value_t = selfsup_probe::knn::DEFAULT_TEMPERATURE)]
+    pub temperature: f64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub extract: ExtractArgs,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How features are computed: `probe` and `embed`.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// Images a forward pass
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch_size: u64,
+    /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels)
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// Seed of random:ARCH
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// Threads that decode
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl ExtractArgs {
+    /// What a run's own settings make of it.
+    pub fn new(device: &str, workers: usize, quiet: bool) -> Self {
+        Self { batch_size: 256, image_size: None, seed: 0, device: device.to_owned(), workers, quiet }
+    }
+}
+
+/// `embed`
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// A run folder, an encoder.safetensors, random:ARCH, or pixels
+    pub encoder: String,
+    /// The images
+    #[arg(long, value_name = "SRC")]
+    pub data: String,
+    /// FILE.safetensors or FILE.npy (then labels and ids stand beside it)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub extract: ExtractArgs,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A run folder, a .safetensors file, or random:ARCH
+    pub what: String,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `data`
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// The source
+    pub source: String,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `methods` and `archs`
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The method
+    pub method: String,
+    /// The images
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// The picture
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+    /// How many images, each a row
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub images: u64,
+    /// How many draws of each image
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=16))]
+    pub draws: u64,
+    /// Side of the square views, in pixels
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// Decides the images and the draws
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Settings as TOML; --set comes on top
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One setting; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}

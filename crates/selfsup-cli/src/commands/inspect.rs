@@ -1,0 +1,129 @@
+//! `selfsup inspect`: what is inside a weight file, a run folder or an untrained architecture.
+
+use crate::args::InspectArgs;
+use crate::failure::{OrUsage, Result};
+use crate::{frozen, table::render};
+use anyhow::Context;
+use candle_core::Device;
+use selfsup_models::params::ParamBuilder;
+use selfsup_models::resnet::ResNet;
+use selfsup_models::{arch, weights};
+use selfsup_train::{RunFolder, metrics};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What `inspect` says.
+#[derive(Serialize)]
+struct Report {
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Run>,
+    metadata: BTreeMap<String, String>,
+    parameters: usize,
+    tensors: Vec<TensorInfo>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    config: Value,
+    config_sha256: String,
+    last_record: Option<metrics::Record>,
+}
+
+#[derive(Serialize)]
+struct TensorInfo {
+    name: String,
+    shape: Vec<usize>,
+    dtype: &'static str,
+}
+
+/// Runs the command.
+pub fn run(args: InspectArgs) -> Result {
+    let report = match args.what.strip_prefix("random:") {
+        Some(name) => untrained(name).or_usage()?,
+        None => file(&args.what)?,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report)?;
+    }
+    Ok(())
+}
+
+/// A run folder (its encoder and its settings) or a weight file.
+fn file(text: &str) -> Result<Report> {
+    let path = frozen::file(text)?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let content = weights::read(&path, &Device::Cpu).or_usage()?;
+    let mut tensors: Vec<TensorInfo> = content
+        .tensors
+        .iter()
+        .map(|(name, t)| TensorInfo {
+            name: name.clone(),
+            shape: t.dims().to_vec(),
+            dtype: t.dtype().as_str(),
+        })
+        .collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Report {
+        what: path.display().to_string(),
+        file_sha256: Some(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect()),
+        run: Path::new(text).is_dir().then(|| run_of(Path::new(text))).transpose()?,
+        metadata: content.metadata,
+        parameters: content.tensors.values().map(|t| t.elem_count()).sum(),
+        tensors,
+    })
+}
+
+fn run_of(folder: &Path) -> Result<Run> {
+    let (folder, config) = RunFolder::open(folder).or_usage()?;
+    let last_record = metrics::read(&folder.path().join("metrics.jsonl"))?.pop();
+    Ok(Run { config: serde_json::to_value(&config)?, config_sha256: config.sha256(), last_record })
+}
+
+fn untrained(name: &str) -> selfsup_models::Result<Report> {
+    let arch = arch(name)?;
+    let build = ParamBuilder::new(0, &Device::Cpu);
+    ResNet::new(&arch.config, &build)?;
+    let mut tensors = Vec::new();
+    for (name, tensor) in build.finish().to_file()? {
+        tensors.push(TensorInfo { name, shape: tensor.dims().to_vec(), dtype: tensor.dtype().as_str() });
+    }
+    Ok(Report {
+        what: format!("{name}, untrained"),
+        file_sha256: None,
+        run: None,
+        metadata: BTreeMap::from([("arch".to_owned(), arch.name.to_owned())]),
+        parameters: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
+        tensors,
+    })
+}
+
+fn print(report: &Report) -> Result {
+    println!("{}", report.what);
+    if let Some(hash) = &report.file_sha256 {
+        println!("sha256 {hash}");
+    }
+    for (key, value) in report.metadata.iter().filter(|(key, _)| *key != "config") {
+        println!("{key}: {value}");
+    }
+    println!("{} numbers in {} tensors\n", report.parameters, report.tensors.len());
+    let head = ["tensor", "shape", "dtype"].map(str::to_owned).to_vec();
+    let rows = report.tensors.iter().map(|t| vec![t.name.clone(), format!("{:?}", t.shape), t.dtype.into()]);
+    print!("{}", render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
+    if let Some(run) = &report.run {
+        if let Some(last) = &run.last_record {
+            println!("\nlast logged: step {}, epoch {:.2}, loss {:.4}", last.step, last.epoch, last.loss);
+        }
+        println!("\nconfig.toml, sha256 {}:", run.config_sha256);
+        let config: toml::Value = serde_json::from_value(run.config.clone())?;
+        print!("{}", toml::to_string(&config)?);
+    }
+    Ok(())
+}

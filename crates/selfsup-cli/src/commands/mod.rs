@@ -1,0 +1,9 @@
+//! One file a command.
+
+pub mod data;
+pub mod embed;
+pub mod inspect;
+pub mod list;
+pub mod pretrain;
+pub mod probe;
+pub mod show;

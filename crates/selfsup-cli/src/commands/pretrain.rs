@@ -1,0 +1,175 @@
+//! `selfsup pretrain`: resolve the configuration, train, probe.
+
+use crate::args::PretrainArgs;
+use crate::commands::probe::closing_table;
+use crate::failure::{Failure, OrUsage, Result};
+use crate::progress::Progress;
+use anyhow::{Context, anyhow};
+use selfsup_data::{Dataset, OpenOptions, Part, Source};
+use selfsup_train::{Event, METHODS, Outcome, PretrainConfig, RunFolder, Trainer, nearest, parse_setting};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use toml::{Table, Value};
+
+/// Runs the command.
+pub fn run(args: PretrainArgs) -> Result {
+    known_method(&args.method)?;
+    let config = resolve(&args).or_usage()?;
+    let data = open(&config).or_usage()?;
+    describe(&config, &data, args.quiet);
+    if args.dry_run {
+        print!("{}", config.to_toml());
+        return Ok(());
+    }
+    let mut trainer = match &args.resume {
+        Some(folder) => Trainer::resume(config, data, folder).or_usage()?,
+        None => {
+            let folder = args.out.clone().unwrap_or_else(|| free_folder(&args.method));
+            Trainer::create(config, data, &folder).or_usage()?
+        }
+    };
+    train(&mut trainer, args.quiet)?;
+    if !args.no_probe {
+        closing_table(trainer.encoder(), trainer.config(), args.quiet)?;
+    }
+    Ok(())
+}
+
+/// An unknown method is a usage error that names the nearest.
+pub fn known_method(name: &str) -> Result {
+    if METHODS.iter().any(|m| m.name == name) {
+        return Ok(());
+    }
+    let hint = nearest(name, METHODS.iter().map(|m| m.name));
+    let hint = hint.map_or_else(|| "`selfsup methods` lists them".into(), |n| format!("did you mean `{n}`?"));
+    Err(Failure::Usage(anyhow!("unknown method `{name}`; {hint}")))
+}
+
+/// The layers of settings, weakest first: `--config`, then flags, then `--set`.
+pub fn layers(config: Option<&Path>, flags: Table, settings: &[String]) -> anyhow::Result<Vec<Table>> {
+    let mut layers = Vec::new();
+    if let Some(path) = config {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        layers.push(text.parse::<Table>().map_err(|e| anyhow!("{}: {}", path.display(), e.message()))?);
+    }
+    layers.push(flags);
+    for setting in settings {
+        layers.push(parse_setting(setting)?);
+    }
+    Ok(layers)
+}
+
+fn resolve(args: &PretrainArgs) -> anyhow::Result<PretrainConfig> {
+    let flags = flags(args)?;
+    let layers = match &args.resume {
+        Some(folder) => {
+            let (_, config) = RunFolder::open(folder)?;
+            let mut layers = vec![config.to_toml().parse::<Table>()?];
+            layers.extend(self::layers(None, flags, &args.settings)?);
+            layers
+        }
+        None => layers(args.config.as_deref(), flags, &args.settings)?,
+    };
+    Ok(PretrainConfig::resolve(&args.method, &layers)?)
+}
+
+fn flags(args: &PretrainArgs) -> anyhow::Result<Table> {
+    let mut table = Table::new();
+    let texts =
+        [("data", &args.data), ("arch", &args.arch), ("device", &args.device), ("dtype", &args.dtype)];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            table.insert(key.into(), value.clone().into());
+        }
+    }
+    let numbers = [
+        ("epochs", args.epochs),
+        ("steps", args.steps),
+        ("batch_size", args.batch_size),
+        ("image_size", args.image_size),
+        ("seed", args.seed),
+        ("workers", args.workers),
+    ];
+    for (key, value) in numbers {
+        if let Some(value) = value {
+            table.insert(
+                key.into(),
+                i64::try_from(value).with_context(|| format!("--{key} is too large"))?.into(),
+            );
+        }
+    }
+    if let Some(lr) = args.lr {
+        table.insert("optimizer".into(), Value::Table(Table::from_iter([("lr".to_owned(), lr.into())])));
+    }
+    if args.strict {
+        table.insert("strict".into(), true.into());
+    }
+    Ok(table)
+}
+
+/// The part to pretrain on: `train` where the source has parts, everything otherwise.
+fn open(config: &PretrainConfig) -> anyhow::Result<Arc<Dataset>> {
+    let options = OpenOptions { part: Part::Train, strict: config.strict, ..OpenOptions::default() };
+    Ok(Arc::new(selfsup_data::open(&config.data, &options)?))
+}
+
+fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {
+    if !quiet {
+        eprintln!(
+            "{} on {} images of {}: {} at {} px, batches of {}",
+            config.method.name(),
+            data.len(),
+            config.data,
+            config.arch,
+            config.image_size,
+            config.batch_size
+        );
+    }
+}
+
+/// `runs/METHOD-N` with the least N from 1 that is not taken.
+fn free_folder(method: &str) -> PathBuf {
+    (1u32..)
+        .map(|n| PathBuf::from(format!("runs/{method}-{n}")))
+        .find(|p| !p.exists())
+        .expect("numbers suffice")
+}
+
+fn train(trainer: &mut Trainer, quiet: bool) -> Result {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // A second one ends the program at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let folder = trainer.folder().path().to_owned();
+    let method = trainer.config().method.name();
+    let total = trainer.total_steps();
+    let mut progress = Progress::new(method, total, trainer.step(), quiet);
+    let mut speed = 0.0;
+    let outcome = trainer.run(&stop, &mut |event| match event {
+        Event::Step { step, loss, .. } => {
+            progress.at(step, || format!("loss {loss:.3}, {speed:.0} images/s,"))
+        }
+        Event::Logged(record) => speed = record.samples_per_s,
+        Event::Skipped { id, why } => progress.say(&format!("skipped {id}: {why}")),
+        _ => {}
+    });
+    progress.finish();
+    match outcome? {
+        Outcome::Interrupted { step } => {
+            let folder = folder.display();
+            Err(Failure::Interrupted(format!(
+                "interrupted after step {step} of {total}; go on with: selfsup pretrain {method} --resume {folder}"
+            )))
+        }
+        Outcome::Finished => {
+            if !quiet {
+                eprintln!("the run is in {}", folder.display());
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `selfsup probe`, and the table that ends a pretraining.
+
+use crate::args::{ExtractArgs, Kind, Labels, ProbeArgs};
+use crate::failure::{OrUsage, Result};
+use crate::frozen::{self, PIXELS_IMAGE_SIZE};
+use crate::table::render;
+use selfsup_data::{Dataset, LabelledParts, OpenOptions, Split, open_labelled_parts};
+use selfsup_models::Encoder;
+use selfsup_probe::knn::KnnConfig;
+use selfsup_probe::linear::LinearConfig;
+use selfsup_probe::{Features, Frozen, Kind as ProbeKind, ProbeConfig, ProbeResult, run as probe};
+use selfsup_train::PretrainConfig;
+use serde_json::json;
+use std::sync::Arc;
+
+/// Few labels in the closing table, and how often they are drawn.
+const FEW_LABELS: usize = 10;
+const FEW_LABELS_SEEDS: u64 = 3;
+
+/// Runs the command.
+pub fn run(args: ProbeArgs) -> Result {
+    let config = config(&args);
+    config.validate().or_usage()?;
+    let frozen = frozen::open(&args.encoder, &args.extract)?;
+    let parts = open_labelled_parts(&args.data, args.test.as_deref(), &OpenOptions::default()).or_usage()?;
+    say_split(&parts, &args.data);
+    let data = Parts::from(parts);
+    let results = data.measure(&frozen, &config, &args.extract, "probe")?;
+    if args.json {
+        let sha256 = match &frozen {
+            Frozen::Encoder(encoder) => Some(encoder.params().sha256()?),
+            Frozen::Pixels { .. } => None,
+        };
+        let document = json!({
+            "encoder": args.encoder,
+            "encoder_sha256": sha256,
+            "data": args.data,
+            "classes": data.train.classes(),
+            "results": results,
+        });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+        return Ok(());
+    }
+    let mut rows = vec![["probe", "labels a class", "train", "test", "top-1"].map(str::to_owned).to_vec()];
+    rows.extend(results.iter().map(|r| {
+        let labels = r.labels_per_class.map_or("all".to_owned(), |n| n.to_string());
+        vec![name(r.kind).to_owned(), labels, r.train.to_string(), r.test.to_string(), accuracy(r)]
+    }));
+    print!("{}", render(&rows));
+    Ok(())
+}
+
+/// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few.
+pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) -> Result {
+    let parts = match open_labelled_parts(&config.data, None, &OpenOptions::default()) {
+        Ok(parts) => parts,
+        Err(why) => {
+            eprintln!("no table: {why}; `selfsup probe` measures the encoder on labelled images");
+            return Ok(());
+        }
+    };
+    say_split(&parts, &config.data);
+    let data = Parts::from(parts);
+    let image_size = u32::try_from(config.image_size).unwrap_or(u32::MAX).min(PIXELS_IMAGE_SIZE);
+    let untrained =
+        Encoder::untrained(encoder.arch(), encoder.preprocessing().clone(), config.seed, encoder.device())?;
+    let rows = [
+        (format!("raw pixels, {image_size}×{image_size}"), Frozen::Pixels { image_size }),
+        (format!("{}, untrained", config.arch), Frozen::Encoder(untrained)),
+        (format!("{}, {}", config.arch, config.method.name()), Frozen::Encoder(encoder.clone())),
+    ];
+    let extract = ExtractArgs::new(&config.device, config.workers, quiet);
+    let columns = [
+        ProbeConfig { kinds: vec![ProbeKind::Knn], seeds: vec![0], ..ProbeConfig::default() },
+        ProbeConfig { kinds: vec![ProbeKind::Linear], seeds: vec![0], ..ProbeConfig::default() },
+        ProbeConfig {
+            kinds: vec![ProbeKind::Linear],
+            labels_per_class: vec![Some(FEW_LABELS)],
+            seeds: (0..FEW_LABELS_SEEDS).collect(),
+            ..ProbeConfig::default()
+        },
+    ];
+    let few = format!("linear, {FEW_LABELS} a class");
+    let mut table = vec![vec!["top-1 on the test part, %".to_owned(), "kNN".into(), "linear".into(), few]];
+    for (name, frozen) in rows {
+        let (train, test) = data.features(&frozen, &extract, &name)?;
+        let mut row = vec![name];
+        for column in &columns {
+            row.extend(probe(&train, &test, data.train.classes(), column)?.iter().map(accuracy));
+        }
+        table.push(row);
+    }
+    print!("{}", render(&table));
+    Ok(())
+}
+
+/// The two labelled parts.
+struct Parts {
+    train: Arc<Dataset>,
+    test: Arc<Dataset>,
+}
+
+impl From<LabelledParts> for Parts {
+    fn from(parts: LabelledParts) -> Self {
+        Self { train: Arc::new(parts.train), test: Arc::new(parts.test) }
+    }
+}
+
+impl Parts {
+    fn features(&self, frozen: &Frozen, args: &ExtractArgs, what: &str) -> Result<(Features, Features)> {
+        let train = frozen::features(frozen, &self.train, args, &format!("{what}: train"))?;
+        let test = frozen::features(frozen, &self.test, args, &format!("{what}: test"))?;
+        Ok((train, test))
+    }
+
+    fn measure(
+        &self,
+        frozen: &Frozen,
+        config: &ProbeConfig,
+        args: &ExtractArgs,
+        what: &str,
+    ) -> Result<Vec<ProbeResult>> {
+        let (train, test) = self.features(frozen, args, what)?;
+        Ok(probe(&train, &test, self.train.classes(), config)?)
+    }
+}
+
+fn config(args: &ProbeArgs) -> ProbeConfig {
+    let mut kinds: Vec<ProbeKind> = Vec::new();
+    for kind in &args.kind {
+        let kind = match kind {
+            Kind::Knn => ProbeKind::Knn,
+            Kind::Linear => ProbeKind::Linear,
+        };
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let mut config = ProbeConfig {
+        seeds: (0..args.seeds).collect(),
+        knn: KnnConfig { k: args.k, temperature: args.temperature },
+        linear: LinearConfig::default(),
+        ..ProbeConfig::default()
+    };
+    if !kinds.is_empty() {
+        config.kinds = kinds;
+    }
+    if !args.labels_per_class.is_empty() {
+        let per_class = |l: &Labels| match l {
+            Labels::All => None,
+            Labels::PerClass(n) => Some(*n),
+        };
+        config.labels_per_class = args.labels_per_class.iter().map(per_class).collect();
+    }
+    config
+}
+
+fn say_split(parts: &LabelledParts, data: &str) {
+    if parts.split == Split::Hashed {
+        eprintln!(
+            "`{data}` has no test part: a fixed hash of each image's id puts {} of {} there",
+            selfsup_data::Source::len(&parts.test),
+            selfsup_data::Source::len(&parts.test) + selfsup_data::Source::len(&parts.train),
+        );
+    }
+}
+
+/// Mean in percent, with the standard deviation over seeds where there are several.
+fn accuracy(result: &ProbeResult) -> String {
+    let percent = 100.0 * result.mean;
+    if result.values.len() > 1 {
+        format!("{percent:.1} ± {:.1}", 100.0 * result.std)
+    } else {
+        format!("{percent:.1}")
+    }
+}
+
+fn name(kind: ProbeKind) -> &'static str {
+    match kind {
+        ProbeKind::Knn => "kNN",
+        ProbeKind::Linear => "linear",
+        _ => "other",
+    }
+}

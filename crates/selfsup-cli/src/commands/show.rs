@@ -1,0 +1,92 @@
+//! `selfsup show`: a picture of what a method sees.
+
+use crate::args::ShowArgs;
+use crate::commands::pretrain::{known_method, layers};
+use crate::failure::{OrUsage, Result};
+use anyhow::{Context, anyhow};
+use image::{Rgb, RgbImage, imageops};
+use selfsup_data::{OpenOptions, Part, Source, sample_rng};
+use selfsup_train::PretrainConfig;
+use toml::Table;
+
+/// Side of a tile, at least, in pixels: small images are enlarged by a whole factor.
+const MIN_TILE: u32 = 96;
+/// Between tiles.
+const GAP: u32 = 4;
+const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
+
+/// Draws a row an image: the image itself, then the method's views, draw by draw.
+pub fn run(args: ShowArgs) -> Result {
+    known_method(&args.method)?;
+    let config = resolve(&args).or_usage()?;
+    let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
+    let data = selfsup_data::open(&config.data, &options).or_usage()?;
+    let prepare = config.method.prepare().or_usage()?;
+    let columns = 1 + args.draws as usize * prepare.view_names().len();
+
+    let mut tiles = Vec::new();
+    // Images from all over the source, not its first class alone.
+    let count = (args.images as usize).min(data.len());
+    for row in 0..count {
+        let index = row * data.len() / count;
+        let image = data.image(index).with_context(|| data.sample(index).id.clone())?;
+        for draw in 0..args.draws {
+            let views = prepare.prepare(&image, &|view| sample_rng(args.seed, draw, index as u64, view))?;
+            if draw == 0 {
+                tiles.push(image.clone());
+            }
+            tiles.extend(views);
+        }
+    }
+    let side = tiles.iter().skip(1).map(|t| t.width().max(t.height())).max().unwrap_or(1);
+    let picture = grid(&tiles, columns, side.max(1));
+    picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+    println!(
+        "{}: {count} rows; columns: the image, then {} draws of {}",
+        args.out.display(),
+        args.draws,
+        prepare.view_names().join(", ")
+    );
+    Ok(())
+}
+
+fn resolve(args: &ShowArgs) -> anyhow::Result<PretrainConfig> {
+    if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+        return Err(anyhow!("--out must end in .png, got {}", args.out.display()));
+    }
+    let mut flags = Table::new();
+    if let Some(data) = &args.data {
+        flags.insert("data".into(), data.clone().into());
+    }
+    if let Some(size) = args.image_size {
+        flags.insert("image_size".into(), i64::try_from(size)?.into());
+    }
+    Ok(PretrainConfig::resolve(&args.method, &layers(args.config.as_deref(), flags, &args.settings)?)?)
+}
+
+/// Tiles in rows of `columns`, each fitted into a square.
+fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
+    let factor = MIN_TILE.div_ceil(side);
+    let cell = side * factor;
+    let rows = tiles.len().div_ceil(columns);
+    let extent = |n: usize| n as u32 * (cell + GAP) + GAP;
+    let mut picture = RgbImage::from_pixel(extent(columns), extent(rows), PAPER);
+    for (i, tile) in tiles.iter().enumerate() {
+        let fitted = fit(tile, cell, factor);
+        let x = extent(i % columns) + (cell - fitted.width()) / 2;
+        let y = extent(i / columns) + (cell - fitted.height()) / 2;
+        imageops::replace(&mut picture, &fitted, i64::from(x), i64::from(y));
+    }
+    picture
+}
+
+/// Enlarged by the whole factor, its pixels left visible; shrunk smoothly if it is still too large.
+fn fit(tile: &RgbImage, cell: u32, factor: u32) -> RgbImage {
+    let (w, h) = (tile.width() * factor, tile.height() * factor);
+    if w <= cell && h <= cell {
+        return imageops::resize(tile, w, h, imageops::FilterType::Nearest);
+    }
+    let scale = f64::from(cell) / f64::from(tile.width().max(tile.height()));
+    let to = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
+    imageops::resize(tile, to(tile.width()), to(tile.height()), imageops::FilterType::Triangle)
+}

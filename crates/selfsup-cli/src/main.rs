@@ -1,0 +1,41 @@
+//! The `selfsup` command: reads arguments, prints, exits. Everything else is in the crates below.
+//!
+//! Exit status: 0 done, 1 the work failed, 2 wrong usage or configuration (nothing was written),
+//! 130 interrupted with a checkpoint written.
+
+mod args;
+mod commands;
+mod failure;
+mod frozen;
+mod progress;
+mod table;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+// Training allocates and frees buffers of megabytes at each step; the system's allocator gives them back to
+// the kernel and faults them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Pretrain(args) => commands::pretrain::run(args),
+        Command::Probe(args) => commands::probe::run(args),
+        Command::Embed(args) => commands::embed::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Methods(args) => commands::list::methods(args),
+        Command::Archs(args) => commands::list::archs(args),
+        Command::Data(args) => commands::data::run(args),
+        Command::Show(args) => commands::show::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "selfsup", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,34 @@
+//! Plain tables for stdout: first column to the left, the others to the right.
+
+/// Lines of cells, aligned; the first is the head.
+pub fn render(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(c, (cell, &w))| if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") })
+            .collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
+        if i == 0 {
+            text += &widths.iter().map(|&w| "-".repeat(w)).collect::<Vec<_>>().join("  ");
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let text = super::render(&[row(["name", "n"]), row(["a", "10"]), row(["long name", "9"])]);
+        assert_eq!(text, "name        n\n---------  --\na          10\nlong name   9\n");
+    }
+}

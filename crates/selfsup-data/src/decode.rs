@@ -93,7 +93,8 @@ pub struct Decoded {
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Decoded, DecodeError> {
     let format = image::guess_format(bytes).map_err(|_| DecodeError::UnknownFormat(describe_start(bytes)))?;
     let name = name(format).ok_or_else(|| DecodeError::UnknownFormat(format!("{format:?}")))?;
-    // The decoders are meant never to panic. Should one do so on a damaged file, that file is skipped like any other.
+    // The decoders are meant never to panic. Should one do so on a damaged file, that file is skipped like
+    // any other.
     catch_unwind(|| match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, max_pixels),
         _ => decode_other(bytes, format, name, max_pixels),

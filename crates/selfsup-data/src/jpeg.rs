@@ -1,8 +1,8 @@
 //! JPEG: zune-jpeg, told to refuse damage, behind a look at the markers (ITU-T T.81, annex B).
 //!
-//! Four channels: the samples are taken as Adobe writes them, inverted, with or without Adobe's marker; so does
-//! Pillow. R = C·K/255 in the file's inverted samples. With Adobe's transform 2 (YCCK) the first three go through
-//! YCbCr → RGB first and are complemented. Three channels with transform 0 are RGB as they stand.
+//! Four channels: the samples are taken as Adobe writes them, inverted, with or without Adobe's marker; so
+//! does Pillow. R = C·K/255 in the file's inverted samples. With Adobe's transform 2 (YCCK) the first three
+//! go through YCbCr → RGB first and are complemented. Three channels with transform 0 are RGB as they stand.
 
 use crate::decode::{DecodeError, Decoded, check_pixels, oriented};
 use image::RgbImage;
@@ -25,8 +25,8 @@ const APP15: u8 = 0xef;
 /// Decodes a JPEG file by the rules of [`crate::decode`].
 pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Decoded, DecodeError> {
     let markers = Markers::read(bytes);
-    // Three channels that Adobe says are not YCbCr. The decoder would expect four: hide the marker from it, and
-    // take its samples as they are.
+    // Three channels that Adobe says are not YCbCr. The decoder would expect four: hide the marker from it,
+    // and take its samples as they are.
     let patched;
     let (bytes, output) = match markers.adobe {
         Some(Adobe { offset, transform: 0 }) if markers.components == Some(3) && !markers.ids_are_rgb => {
@@ -107,8 +107,8 @@ impl Markers {
                 APP14 if body.len() >= 12 && body.starts_with(b"Adobe") => {
                     markers.adobe = Some(Adobe { offset: at - 1, transform: body[11] });
                 }
-                // What follows the first scan's header is almost always one file: when it ends as it should, spare
-                // the walk over the compressed data.
+                // What follows the first scan's header is almost always one file: when it ends as it should,
+                // spare the walk over the compressed data.
                 SOS if bytes.ends_with(&[0xff, EOI]) => {
                     markers.complete = true;
                     break;
@@ -121,8 +121,8 @@ impl Markers {
     }
 }
 
-/// The second byte of the next marker at or after `at`, which moves behind it. In compressed data ff 00 and the
-/// restart markers are not ends; between segments stray bytes are passed over.
+/// The second byte of the next marker at or after `at`, which moves behind it. In compressed data ff 00 and
+/// the restart markers are not ends; between segments stray bytes are passed over.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         *at += bytes.get(*at..)?.iter().position(|&b| b == 0xff)? + 1;

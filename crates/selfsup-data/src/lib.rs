@@ -1,8 +1,9 @@
 //! Image sources, decoding and the parallel loader.
 //!
-//! A source is opened by name; its images are decoded to RGB, 8 bits a channel, height × width × channels, when they are
-//! wanted; a loader makes batches of them on worker threads. Every random draw is keyed by (seed, epoch, sample, view),
-//! so batches are the same bits for any number of workers and after a resume in mid-epoch.
+//! A source is opened by name; its images are decoded to RGB, 8 bits a channel, height × width × channels,
+//! when they are wanted; a loader makes batches of them on worker threads. Every random draw is keyed by
+//! (seed, epoch, sample, view), so batches are the same bits for any number of workers and after a resume in
+//! mid-epoch.
 //!
 //! ```
 //! use selfsup_data::{OpenOptions, Source, open};

@@ -1,8 +1,9 @@
 //! Batches of prepared examples, made by worker threads, delivered in order.
 //!
 //! Workers take small runs of samples, so that one batch is made by all of them together and no more than
-//! `prefetch_batches` are ever held. What an example is depends on (seed, epoch, sample) alone and batches are
-//! delivered in the order of their numbers, so that a consumer sees the same bits whatever the number of workers.
+//! `prefetch_batches` are ever held. What an example is depends on (seed, epoch, sample) alone and batches
+//! are delivered in the order of their numbers, so that a consumer sees the same bits whatever the number of
+//! workers.
 //!
 //! ```text
 //! order of the epoch ─▶ runs of samples ─▶ workers: image → prepare ─▶ batches in their places ─▶ next()
@@ -48,8 +49,8 @@ impl Default for LoaderConfig {
 /// In which order, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Endless; each epoch in an order of its own ([`crate::shuffled`]), whole batches only: what is left at the end of
-    /// an epoch is left out of it.
+    /// Endless; each epoch in an order of its own ([`crate::shuffled`]), whole batches only: what is left at
+    /// the end of an epoch is left out of it.
     Shuffled {
         /// The epoch to begin with.
         first_epoch: u64,
@@ -187,7 +188,8 @@ impl<E: Send + 'static> BatchLoader<E> {
         let Some(finished) = self.queue.wait_for_front() else { return Ok(None) };
         let mut batch =
             Batch { epoch: finished.epoch, indices: Vec::new(), examples: Vec::new(), skipped: Vec::new() };
-        // In the samples' order, so that of several errors the same one is reported with any number of workers.
+        // In the samples' order, so that of several errors the same one is reported with any number of
+        // workers.
         for (index, outcome) in finished.indices.into_iter().zip(finished.outcomes) {
             match outcome {
                 Outcome::Example(example) => {

@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 /// The generator of one view of one sample in one epoch.
 ///
-/// ChaCha with 8 rounds; its 256-bit key *is* the four numbers, little-endian, one after another. The map from
-/// numbers to keys is one to one, so no two views share a stream. `sample` = `u64::MAX` is kept for the
+/// ChaCha with 8 rounds; its 256-bit key *is* the four numbers, little-endian, one after another. The map
+/// from numbers to keys is one to one, so no two views share a stream. `sample` = `u64::MAX` is kept for the
 /// epoch's order ([`shuffled`](crate::shuffled)).
 ///
 /// ```
@@ -61,7 +61,8 @@ mod tests {
         let mut expected = ChaCha8Rng::from_seed(key);
         let mut got = sample_rng(7, 256, u64::MAX, 2);
         assert_eq!(expected.next_u64(), got.next_u64());
-        // ChaCha8 of the zero key: the keystream's first words (Strombergson's test vectors, TC1, 256-bit key).
+        // ChaCha8 of the zero key: the keystream's first words (Strombergson's test vectors, TC1, 256-bit
+        // key).
         assert_eq!(
             sample_rng(0, 0, 0, 0).next_u64().to_le_bytes(),
             [0x3e, 0x00, 0xef, 0x2f, 0x89, 0x5f, 0x40, 0xd6]

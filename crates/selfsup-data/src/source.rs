@@ -35,8 +35,8 @@ pub trait Source: Send + Sync {
 /// One image's name, label and caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Unique within the source and the same each time it is opened: the path relative to the source's folder, or
-    /// part and number (`train/00012`).
+    /// Unique within the source and the same each time it is opened: the path relative to the source's
+    /// folder, or part and number (`train/00012`).
     pub id: String,
     /// The class, an index into [`Dataset::classes`].
     pub label: Option<u32>,
@@ -89,8 +89,8 @@ impl Dataset {
         }
     }
 
-    /// The classes by name, in the order of the labels; empty if nothing is labelled. The parts of one source have
-    /// the same list.
+    /// The classes by name, in the order of the labels; empty if nothing is labelled. The parts of one source
+    /// have the same list.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }

@@ -33,12 +33,13 @@ pub struct LabelledParts {
 
 /// Opens a labelled source in two parts; unlabelled samples are left out.
 ///
-/// With `test`, that source (its test part, if it has parts) is the test part, and `src` (its training part, if it has
-/// parts) the training part. Otherwise the source's own parts are taken. A source without parts, or of which `src`
-/// names one (`SRC#train`), is split: a sample goes to the test part exactly if the first eight bytes of the SHA-256 of
-/// its id, read as a big-endian number, divide by five. So a fifth is tested on, the same fifth on every machine, and
-/// adding images moves none. (The `#2` that tells apart several rows of a manifest for one image is left out of the
-/// hash: an image is never in both parts.) `options.part` is not looked at.
+/// With `test`, that source (its test part, if it has parts) is the test part, and `src` (its training part,
+/// if it has parts) the training part. Otherwise the source's own parts are taken. A source without parts, or
+/// of which `src` names one (`SRC#train`), is split: a sample goes to the test part exactly if the first
+/// eight bytes of the SHA-256 of its id, read as a big-endian number, divide by five. So a fifth is tested
+/// on, the same fifth on every machine, and adding images moves none. (The `#2` that tells apart several rows
+/// of a manifest for one image is left out of the hash: an image is never in both parts.) `options.part` is
+/// not looked at.
 ///
 /// # Errors
 ///

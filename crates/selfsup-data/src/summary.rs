@@ -262,8 +262,12 @@ impl fmt::Display for Summary {
             writeln!(f, "{} images with a caption", self.captioned)?;
         }
         for (name, range) in [("width", self.width), ("height", self.height)] {
-            if let Some(Range { min, median, max }) = range {
-                writeln!(f, "{name} {min} … {max} pixels, median {median}")?;
+            match range {
+                Some(Range { min, max, .. }) if min == max => writeln!(f, "{name} {min} pixels")?,
+                Some(Range { min, median, max }) => {
+                    writeln!(f, "{name} {min} … {max} pixels, median {median}")?;
+                }
+                None => {}
             }
         }
         if let Some((mean, std)) = self.mean.zip(self.std) {

@@ -156,7 +156,8 @@ fn a_file_that_is_cut_off_is_an_error() {
     for Golden { file, .. } in golden() {
         let whole_bytes = golden_bytes(&file);
         let whole = decode(&whole_bytes, DEFAULT_MAX_PIXELS).unwrap();
-        // These say how long they are; the others may end after the last pixel, or hold more than the first frame.
+        // These say how long they are; the others may end after the last pixel, or hold more than the first
+        // frame.
         let strict = file.ends_with(".jpg") || file.ends_with(".webp");
         let mut complete = 0;
         for length in 0..whole_bytes.len() {

@@ -91,7 +91,8 @@ fn any_number_of_workers_gives_the_same_batches() {
     }
 }
 
-/// Against the definition: the epoch's permutation cut into whole batches, each sample with its own generators.
+/// Against the definition: the epoch's permutation cut into whole batches, each sample with its own
+/// generators.
 #[test]
 fn batches_are_the_epochs_permutation() {
     let data = Numbers::new(25, &[]);

@@ -256,7 +256,8 @@ fn write_binary(dir: &Path) {
     }
 }
 
-/// A pickle as Python 2 wrote the release: protocol 2, and a NumPy array, whose class a reader must not look up.
+/// A pickle as Python 2 wrote the release: protocol 2, and a NumPy array, whose class a reader must not look
+/// up.
 fn write_pickle(dir: &Path) {
     for (i, stem) in STEMS.iter().enumerate() {
         let data: Vec<u8> = numbers(i).flat_map(|n| planes(&cifar_image(n))).collect();
@@ -500,7 +501,8 @@ fn a_summary_counts_everything() {
     assert_eq!(json["formats"], serde_json::json!([{"name": "png", "count": 4}]));
     assert_eq!(json["skipped"][0]["id"], "train/dog/5.jpg");
     assert!(json["skipped"][1]["reason"].as_str().unwrap().contains("an empty file"));
-    // Of the three small images of 6 pixels the values are 0, 1 and 2; of the large one 100 pixels each 0 and 255.
+    // Of the three small images of 6 pixels the values are 0, 1 and 2; of the large one 100 pixels each 0 and
+    // 255.
     let mean = (0.0 + 6.0 + 12.0 + 100.0 * 255.0) / 218.0 / 255.0;
     let square = (0.0 + 6.0 + 24.0 + 100.0 * 255.0 * 255.0) / 218.0 / (255.0 * 255.0);
     assert!((summary.mean.unwrap()[0] - mean).abs() < 1e-12);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Runs of samples are at most this long: short enough that all workers end a batch together, long enough that the
-/// lock does not matter.
+/// Runs of samples are at most this long: short enough that all workers end a batch together, long enough
+/// that the lock does not matter.
 const LONGEST_RUN: usize = 16;
 
 /// Every worker should get so many runs of a batch.
@@ -90,7 +90,7 @@ impl<E> Queue<E> {
         let next = match order {
             Order::Shuffled { first_epoch, first_batch } => {
                 let each = plan.batches_per_epoch().max(1);
-                (first_epoch + first_batch / each, first_batch % each)
+                (first_epoch.saturating_add(first_batch / each), first_batch % each)
             }
             Order::Sequential => (0, 0),
         };
@@ -195,7 +195,8 @@ impl<E> Queue<E> {
         }
     }
 
-    /// Nothing that is done under the lock leaves the state half changed, so a poisoned lock is as good as another.
+    /// Nothing that is done under the lock leaves the state half changed, so a poisoned lock is as good as
+    /// another.
     fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -22,8 +22,8 @@ pub struct LoaderStats {
 }
 
 impl LoaderStats {
-    /// The share of its time that the consumer waited for batches, 0…1: near 0 the loader keeps up, near 1 it is what
-    /// limits the speed.
+    /// The share of its time that the consumer waited for batches, 0…1: near 0 the loader keeps up, near 1 it
+    /// is what limits the speed.
     pub fn wait_fraction(&self) -> f64 {
         if self.elapsed_seconds > 0.0 { (self.wait_seconds / self.elapsed_seconds).min(1.0) } else { 0.0 }
     }

@@ -1,7 +1,8 @@
-//! The data set inside the program: a subset of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747; MIT).
+//! The data set inside the program: a subset of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747;
+//! MIT).
 //!
-//! Of each of ten classes the first 1000 training and the first 200 test images; `datasets/fashion-mnist/make.py`
-//! rebuilds the files from the whole.
+//! Of each of ten classes the first 1000 training and the first 200 test images;
+//! `datasets/fashion-mnist/make.py` rebuilds the files from the whole.
 
 use super::{Found, Part, idx};
 use crate::{Error, Result};

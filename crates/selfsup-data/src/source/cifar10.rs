@@ -7,7 +7,8 @@
 //! - PNG strips: `data_batch_1.png` …, `test_batch.png`, each row an image of 32×32 pixels, and the labels as JSON
 //!   lists in `train_labels.json`, `test_labels.json` (or `…_lables.json`, as one package spells it).
 //!
-//! The files may lie in the folder itself or in `package`, `cifar-10-batches-bin`, `cifar-10-batches-py` below it.
+//! The files may lie in the folder itself or in `package`, `cifar-10-batches-bin`, `cifar-10-batches-py`
+//! below it.
 
 use super::{Block, Found, Item, Layout, Part, Pixels, Sample, pixels::BlockData};
 use crate::{Error, Result};

@@ -7,9 +7,9 @@
 //! 2. If an image lies directly in the folder, nothing is labelled, and all images below are taken.
 //! 3. Otherwise the first-level folders are the classes, and all images below each are its images, however deep.
 //!
-//! Classes are in the order of their names; the parts share one list. A class folder without images is no class.
-//! Hidden files and folders and names without an image's extension are passed over. Links are followed, and a loop
-//! of links is cut.
+//! Classes are in the order of their names; the parts share one list. A class folder without images is no
+//! class. Hidden files and folders and names without an image's extension are passed over. Links are
+//! followed, and a loop of links is cut.
 
 use super::{Found, Item, Part, Pixels, Sample};
 use crate::{Error, Result};

@@ -1,9 +1,9 @@
 //! MNIST's IDX format, plain or gzip (LeCun, Cortes & Burges, yann.lecun.com/exdb/mnist).
 //!
-//! Files `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`; `.` for the last `-` before `idx` is taken too, as some
-//! unpackers write it. Big-endian: two zero bytes, the type (8 = u8), the number of dimensions, each dimension as u32,
-//! the values. Gray becomes RGB by repetition. Classes are `0` … `9`, or Fashion-MNIST's names if the folder's path
-//! says `fashion`.
+//! Files `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`; `.` for the last `-` before `idx` is taken too,
+//! as some unpackers write it. Big-endian: two zero bytes, the type (8 = u8), the number of dimensions, each
+//! dimension as u32, the values. Gray becomes RGB by repetition. Classes are `0` … `9`, or Fashion-MNIST's
+//! names if the folder's path says `fashion`.
 
 use super::{Block, Found, Item, Layout, Part, Pixels, Sample, builtin, pixels::BlockData};
 use crate::{Error, Result};

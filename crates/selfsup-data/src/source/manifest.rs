@@ -1,9 +1,10 @@
 //! A manifest: `FILE.csv` or `FILE.jsonl` with `path[,label][,caption][,part]`.
 //!
-//! Paths are relative to the manifest's folder. A CSV whose first line has no column `path` has no header; its
-//! columns are then path, label, caption in this order. A line of JSONL is an object with these keys; a label is a
-//! string or an integer. Classes are the labels in the order of their names, or of their numbers if all are integers.
-//! `part` is `train`, `test` or empty. Other columns are refused: a misspelt one would be silently lost.
+//! Paths are relative to the manifest's folder. A CSV whose first line has no column `path` has no header;
+//! its columns are then path, label, caption in this order. A line of JSONL is an object with these keys; a
+//! label is a string or an integer. Classes are the labels in the order of their names, or of their numbers
+//! if all are integers. `part` is `train`, `test` or empty. Other columns are refused: a misspelt one would
+//! be silently lost.
 
 use super::{Found, Item, Part, Pixels, Sample};
 use crate::{Error, Result};
@@ -184,7 +185,8 @@ struct Place {
 }
 
 impl Place {
-    /// The line of the record that begins at or after `byte`: the reader counts blank lines before a record to it.
+    /// The line of the record that begins at or after `byte`: the reader counts blank lines before a record
+    /// to it.
     fn line_at(&mut self, text: &[u8], byte: usize) -> u64 {
         let blank = text[byte..].iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
         let begin = byte + blank;

@@ -34,7 +34,8 @@ impl Part {
 /// How a source is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Which part, unless the source's name ends in `#train` or `#test`. Of a source without parts, everything.
+    /// Which part, unless the source's name ends in `#train` or `#test`. Of a source without parts,
+    /// everything.
     pub part: Part,
     /// Check at once that every file of a manifest exists.
     pub strict: bool,
@@ -50,7 +51,9 @@ impl Default for OpenOptions {
 
 /// Opens a source by name. Images are read later, when they are wanted.
 ///
-/// - a folder: see the crate's page for the rules of class folders and parts;
+/// - a folder. With a subfolder `train`, and no others than `train`, `test`, `val`, `valid`, `validation`,
+///   these are its parts. In the folder, or in each part: if an image lies directly in it, nothing is
+///   labelled; otherwise its first-level folders are the classes. Deeper folders are read too;
 /// - `cifar10:DIR`: the official binary or Python release, or PNG strips;
 /// - `idx:DIR`: MNIST's format, plain or gzip;
 /// - `FILE.csv`, `FILE.jsonl`: a manifest with `path[,label][,caption][,part]`;

@@ -1,7 +1,8 @@
 //! Random Gaussian blur (SimCLR, arXiv 2002.05709, appendix A; torchvision's `GaussianBlur`).
 //!
-//! Separable, in 16-bit fixed point: levels with 6 fractional bits, weights with 15. Each product is rounded,
-//! so that a pass errs by at most 1/128 of a level a tap. All integers: every machine gives the same bits.
+//! Separable, in unsigned 16-bit fixed point: levels with 7 fractional bits, weights with 16. A product loses its
+//! fraction, half a unit on average, which is added back once a sum: a pass errs by at most 1/256 of a level a
+//! product. All integers: every machine gives the same bits.
 
 use crate::draw::{chance, uniform};
 use crate::limits::Limits;
@@ -17,20 +18,20 @@ use std::cell::RefCell;
 const MAX_KERNEL: u32 = 255;
 
 /// Values whose sums are kept in registers at a time.
-const LANES: usize = 64;
+const LANES: usize = 96;
 
 /// Fractional bits of a level.
-const LEVEL_BITS: u32 = 6;
+const LEVEL_BITS: u32 = 7;
 
 thread_local! {
     /// The padded row and the ring of filtered rows, kept from image to image.
-    static SCRATCH: RefCell<(Vec<i16>, Vec<i16>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<(Vec<u16>, Vec<u16>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 /// With probability `p` the image is blurred with a Gaussian whose σ is uniform in `sigma`.
 ///
 /// The kernel has `kernel_size` taps a side, or, without one, a tenth of the image's shorter side made odd:
-/// 2⌊side/20⌋ + 1 up to the rounding of side/10, as in SimCLR.
+/// 2⌊side/20⌋ + 1, as in SimCLR.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GaussianBlur {
@@ -75,7 +76,7 @@ pub fn gaussian_blur(image: &mut RgbImage, kernel_size: u32, sigma: f64) -> Resu
     if width == 0 || height == 0 {
         return Err(Error::EmptyImage { width: image.width(), height: image.height() });
     }
-    let (weights, radius) = weights(kernel_size, sigma);
+    let (weights, radius) = half_weights(kernel_size, sigma);
     if radius == 0 {
         return Ok(());
     }
@@ -86,33 +87,35 @@ pub fn gaussian_blur(image: &mut RgbImage, kernel_size: u32, sigma: f64) -> Resu
     Ok(())
 }
 
-/// The weights of one half, from the centre on, in units of 2⁻¹⁵, and the radius beyond which they are 0.
-fn weights(kernel_size: u32, sigma: f64) -> ([i16; 128], usize) {
+/// The weights of one half, from the centre on, in units of 2⁻¹⁶, and the radius beyond which they are 0.
+pub(crate) fn half_weights(kernel_size: u32, sigma: f64) -> ([u16; 128], usize) {
     let radius = kernel_size as usize / 2;
     let gauss = |x: usize| (-0.5 * (x as f64 / sigma).powi(2)).exp();
     let total = 1.0 + 2.0 * (1..=radius).map(gauss).sum::<f64>();
-    let mut weights = [0i16; 128];
+    let mut weights = [0u16; 128];
     let mut sides = 0;
     let mut last = 0;
     for (x, weight) in weights.iter_mut().enumerate().take(radius + 1).skip(1) {
-        *weight = (gauss(x) / total * 32768.0).round() as i16;
+        *weight = (gauss(x) / total * 65536.0).round() as u16;
         sides += 2 * i32::from(*weight);
         if *weight > 0 {
             last = x;
         }
     }
     // The centre takes the rounding of the others, so that the weights sum to 1 and a plain area stays.
-    weights[0] = (32768 - sides).clamp(0, 32767) as i16;
+    weights[0] = (65536 - sides).clamp(0, 65535) as u16;
     (weights, last)
 }
 
-struct Blur<'a> {
-    pixels: &'a mut [u8],
-    width: usize,
-    height: usize,
-    weights: &'a [i16],
-    padded: &'a mut Vec<i16>,
-    ring: &'a mut Vec<i16>,
+/// One blur, ready to be run with any set of vector instructions.
+pub(crate) struct Blur<'a> {
+    pub(crate) pixels: &'a mut [u8],
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    /// One half of the weights, from the centre on.
+    pub(crate) weights: &'a [u16],
+    pub(crate) padded: &'a mut Vec<u16>,
+    pub(crate) ring: &'a mut Vec<u16>,
 }
 
 impl NullaryFnOnce for Blur<'_> {
@@ -132,6 +135,7 @@ impl NullaryFnOnce for Blur<'_> {
         ring.clear();
         ring.resize(kept * stride, 0);
         let mut filtered = 0;
+        let mut rows = [(0, 0); 128];
         for y in 0..height {
             while filtered < height && filtered <= y + radius {
                 pad_row(&pixels[filtered * row_values..][..row_values], radius, padded);
@@ -144,7 +148,6 @@ impl NullaryFnOnce for Blur<'_> {
                 );
                 filtered += 1;
             }
-            let mut rows = [(0, 0); 128];
             for (tap, pair) in rows[..=radius].iter_mut().enumerate() {
                 let row = |offset: isize| mirrored(y as isize + offset, height) % kept * stride;
                 *pair = (row(-(tap as isize)), row(tap as isize));
@@ -168,7 +171,7 @@ impl NullaryFnOnce for Blur<'_> {
 
 /// Filters the row along itself.
 #[inline(always)]
-fn convolve(values: &[i16], weights: &[i16], at: impl Fn(usize, usize) -> (usize, usize), out: &mut [i16]) {
+fn convolve(values: &[u16], weights: &[u16], at: impl Fn(usize, usize) -> (usize, usize), out: &mut [u16]) {
     for (group, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         *out = weighted(values, weights, |tap| at(group * LANES, tap));
     }
@@ -176,16 +179,17 @@ fn convolve(values: &[i16], weights: &[i16], at: impl Fn(usize, usize) -> (usize
 
 /// Σ over taps of weight·(a + b), where `at` says where a and b begin; the centre counts once.
 #[inline(always)]
-fn weighted(values: &[i16], weights: &[i16], at: impl Fn(usize) -> (usize, usize)) -> [i16; LANES] {
-    let part = |start: usize| -> &[i16; LANES] {
+fn weighted(values: &[u16], weights: &[u16], at: impl Fn(usize) -> (usize, usize)) -> [u16; LANES] {
+    let part = |start: usize| -> &[u16; LANES] {
         values[start..].first_chunk().expect("rows are padded to whole groups")
     };
-    // High half of the doubled product, rounded: one instruction on x86 and arm64.
-    let product = |v: i16, w: i16| ((i32::from(v) * i32::from(w) + (1 << 14)) >> 15) as i16;
-    let mut sums = [0i16; LANES];
+    // The upper half of the product, which is one instruction.
+    let product = |v: u16, w: u16| ((u32::from(v) * u32::from(w)) >> 16) as u16;
+    let lost = weights.len() as u16 / 2;
+    let mut sums = [lost; LANES];
     let centre = part(at(0).0);
     for i in 0..LANES {
-        sums[i] = product(centre[i], weights[0]);
+        sums[i] += product(centre[i], weights[0]);
     }
     for (tap, &weight) in weights.iter().enumerate().skip(1) {
         let (a, b) = at(tap);
@@ -198,7 +202,7 @@ fn weighted(values: &[i16], weights: &[i16], at: impl Fn(usize) -> (usize, usize
 }
 
 #[inline(always)]
-fn to_bytes(sums: &[i16; LANES]) -> [u8; LANES] {
+fn to_bytes(sums: &[u16; LANES]) -> [u8; LANES] {
     let mut bytes = [0; LANES];
     for i in 0..LANES {
         bytes[i] = ((sums[i] + (1 << (LEVEL_BITS - 1))) >> LEVEL_BITS).min(255) as u8;
@@ -208,9 +212,9 @@ fn to_bytes(sums: &[i16; LANES]) -> [u8; LANES] {
 
 /// The row in fixed point, mirrored by `radius` pixels on both sides.
 #[inline(always)]
-fn pad_row(row: &[u8], radius: usize, padded: &mut [i16]) {
+fn pad_row(row: &[u8], radius: usize, padded: &mut [u16]) {
     let width = row.len() / 3;
-    let fixed = |v: u8| i16::from(v) << LEVEL_BITS;
+    let fixed = |v: u8| u16::from(v) << LEVEL_BITS;
     for (out, &v) in padded[3 * radius..].iter_mut().zip(row) {
         *out = fixed(v);
     }

@@ -1,7 +1,9 @@
 //! Image augmentations on 8-bit RGB pixels, composable and reproducible.
 //!
 //! A [`Pipeline`] is data: build it, or read it from JSON or TOML, check it, apply it. All randomness comes from
-//! the generator that `apply` is given, and the same generator gives the same bits on every machine.
+//! the generator that `apply` is given, and the same generator gives the same bits whatever vector instructions
+//! the machine has. (Of the mathematical library only `exp` and `ln` in f64 are used, for crop sizes and blur
+//! weights, which are then rounded to whole pixels and to 16 bits.)
 //!
 //! ```
 //! use image::RgbImage;
@@ -49,8 +51,12 @@ mod pipeline;
 mod pixel_op;
 mod random_resized_crop;
 mod recipes;
+mod resample;
 mod resize;
 mod solarize;
+
+#[cfg(test)]
+mod same_bits;
 
 pub use center_crop::{CenterCrop, center_view};
 pub use color_jitter::ColorJitter;

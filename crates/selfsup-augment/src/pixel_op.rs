@@ -87,7 +87,7 @@ pub(crate) fn to_level(x: f32) -> f32 {
 
 /// An operation with all that it needs.
 #[derive(Clone, Copy)]
-enum Step {
+pub(crate) enum Step {
     Brightness(f32),
     Contrast { factor: f32, mean: f32 },
     Saturation(f32),
@@ -105,10 +105,10 @@ pub(crate) struct Block {
 }
 
 /// One walk over the pixels; returns the sum of the gray levels of what it wrote, if asked for.
-struct Pass<'a> {
-    pixels: &'a mut [u8],
-    steps: &'a [Step],
-    gray_sum: bool,
+pub(crate) struct Pass<'a> {
+    pub(crate) pixels: &'a mut [u8],
+    pub(crate) steps: &'a [Step],
+    pub(crate) gray_sum: bool,
 }
 
 impl NullaryFnOnce for Pass<'_> {

@@ -4,17 +4,15 @@
 //! out first: pixels beyond its edge have no part in the result.
 
 use crate::limits::Limits;
+use crate::pixel_op::arch;
+use crate::resample::{Resample, Scratch};
 use crate::{Error, Result, flip_horizontal};
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
 thread_local! {
-    /// Keeps its buffers from image to image.
-    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// The filter of a resize.
@@ -24,7 +22,7 @@ pub enum Interpolation {
     /// A triangle; torchvision's default.
     #[default]
     Bilinear,
-    /// Cubic with a = −0.5, as PIL's.
+    /// Keys' cubic with a = −1/2, as PIL's.
     Bicubic,
 }
 
@@ -92,15 +90,27 @@ pub fn resize_region(
     if bytes == 0 || bytes > 1 << 31 {
         return Err(Error::Resize(format!("the output must have 1…2³¹ bytes, got {width}×{height} pixels")));
     }
-    let mut out = if (region.width, region.height) == (width, height) {
-        copy_region(image, region)
-    } else {
-        RESIZER.with_borrow_mut(|resizer| resample(resizer, image, region, width, height, interpolation))?
-    };
-    if flip {
-        flip_horizontal(&mut out);
+    if (region.width, region.height) == (width, height) {
+        let mut out = copy_region(image, region);
+        if flip {
+            flip_horizontal(&mut out);
+        }
+        return Ok(out);
     }
-    Ok(out)
+    let (source_width, out_width, out_height) = (image.width() as usize, width as usize, height as usize);
+    let pixels = SCRATCH.with_borrow_mut(|scratch| {
+        arch().dispatch(Resample {
+            source: image,
+            source_width,
+            region,
+            width: out_width,
+            height: out_height,
+            interpolation,
+            flip,
+            scratch,
+        })
+    });
+    Ok(RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel"))
 }
 
 /// Fails unless the region has pixels and lies inside the image.
@@ -127,28 +137,4 @@ fn copy_region(image: &RgbImage, region: Region) -> RgbImage {
         pixels.extend_from_slice(&row[start..start + length]);
     }
     RgbImage::from_raw(region.width, region.height, pixels).expect("one row of the region's width a row")
-}
-
-fn resample(
-    resizer: &mut Resizer,
-    image: &RgbImage,
-    region: Region,
-    width: u32,
-    height: u32,
-    interpolation: Interpolation,
-) -> Result<RgbImage> {
-    let failed = |error: &dyn std::fmt::Display| Error::Resize(error.to_string());
-    let filter = match interpolation {
-        Interpolation::Bilinear => FilterType::Bilinear,
-        Interpolation::Bicubic => FilterType::CatmullRom,
-    };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let source =
-        TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image).map_err(|e| failed(&e))?;
-    let source = TypedCroppedImage::new(source, region.left, region.top, region.width, region.height)
-        .map_err(|e| failed(&e))?;
-    let mut out = RgbImage::new(width, height);
-    let mut view = TypedImage::<U8x3>::from_buffer(width, height, &mut out).map_err(|e| failed(&e))?;
-    resizer.resize_typed(&source, &mut view, &options).map_err(|e| failed(&e))?;
-    Ok(out)
 }

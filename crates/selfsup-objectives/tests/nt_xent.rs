@@ -78,9 +78,9 @@ fn collapsed_embeddings_cost_the_logarithm_of_the_candidates() {
 #[test]
 fn separated_pairs_have_a_closed_form() {
     // Orthogonal images, equal views: one cosine of 1 against 2n − 2 of 0.
-    for (n, temperature) in [(2, 0.5), (5, 0.2), (8, 1.0)] {
+    for (n, temperature) in [(2, 0.5f64), (5, 0.2), (8, 1.0)] {
         let z = Tensor::eye(n, DType::F32, &Device::Cpu).unwrap();
-        let want = (1.0 + (2 * n - 2) as f64 * (-1.0 / temperature as f64).exp()).ln();
+        let want = (1.0 + (2 * n - 2) as f64 * (-1.0 / temperature).exp()).ln();
         let got = loss(&z, &z, temperature);
         assert!((got - want).abs() < 1e-6, "{got}, {want}");
         // The same embeddings paired wrongly: the positive is one of the zeros.

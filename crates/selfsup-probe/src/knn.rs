@@ -69,7 +69,8 @@ pub fn accuracy(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result
 ///
 /// # Errors
 ///
-/// [`Error::Setting`], [`Error::OneClass`], [`Error::Dimensions`], [`Error::UnknownClass`].
+/// [`Error::Setting`](crate::Error::Setting), [`Error::OneClass`](crate::Error::OneClass),
+/// [`Error::Dimensions`](crate::Error::Dimensions), [`Error::UnknownClass`](crate::Error::UnknownClass).
 pub fn predict(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result<Vec<u32>> {
     config.validate()?;
     train.check_test(test)?;

@@ -20,11 +20,16 @@ const MAX_TRIALS: usize = 20;
 /// The function's relative rounding error: smaller increases are taken for none.
 const NOISE: f64 = 1e-8;
 
+/// Steps over which [`Stop::decrease`] is taken.
+const WINDOW: usize = 10;
+
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop {
     /// At a gradient whose largest component is at most this.
     pub tolerance: f64,
+    /// Where the last [`WINDOW`] steps have lowered the value by at most this share of it.
+    pub decrease: f64,
     /// After so many steps.
     pub max_iterations: usize,
 }
@@ -52,6 +57,7 @@ pub(crate) fn minimize(
     let mut value = f(x, &mut gradient)?;
     let mut history: VecDeque<Pair> = VecDeque::with_capacity(MEMORY);
     let mut iterations = 0;
+    let mut values = VecDeque::with_capacity(WINDOW);
     while iterations < stop.max_iterations && largest(&gradient) > stop.tolerance {
         let mut direction = direction(&gradient, &history);
         let mut slope = dot(&gradient, &direction);
@@ -80,6 +86,12 @@ pub(crate) fn minimize(
         }
         (*x, gradient, value) = (found.x, found.gradient, found.value);
         iterations += 1;
+        if values.len() == WINDOW
+            && values.pop_front().is_some_and(|old| old - value <= stop.decrease * value.abs())
+        {
+            break;
+        }
+        values.push_back(value);
     }
     Ok(Outcome { value, gradient: largest(&gradient), iterations })
 }
@@ -200,7 +212,7 @@ mod tests {
     fn finds_the_minimum_of_a_quadratic() {
         let scale = |i: usize| 10f64.powf(4.0 * i as f64 / 29.0);
         let mut x = vec![0.0; 30];
-        let stop = Stop { tolerance: 1e-8, max_iterations: 1200 };
+        let stop = Stop { tolerance: 1e-8, decrease: 0.0, max_iterations: 1200 };
         let outcome = minimize(&mut x, stop, |x, g| {
             let mut value = 0.0;
             for i in 0..x.len() {
@@ -222,7 +234,7 @@ mod tests {
     #[test]
     fn goes_far_where_the_function_is_flat() {
         let mut x = vec![60.0, -45.0];
-        let stop = Stop { tolerance: 1e-9, max_iterations: 100 };
+        let stop = Stop { tolerance: 1e-9, decrease: 0.0, max_iterations: 100 };
         let outcome = minimize(&mut x, stop, |x, g| {
             let mut value = 0.0;
             for i in 0..2 {
@@ -243,10 +255,26 @@ mod tests {
             g[0] = x[0] - 3.0;
             Ok(0.5 * g[0] * g[0])
         };
-        let stop = Stop { tolerance: 1e-12, max_iterations: 50 };
+        let stop = Stop { tolerance: 1e-12, decrease: 0.0, max_iterations: 50 };
         assert_eq!(minimize(&mut x, stop, quadratic).unwrap().iterations, 0);
         x[0] = 1e6;
-        let stop = Stop { tolerance: 1e-12, max_iterations: 1 };
+        let stop = Stop { tolerance: 1e-12, decrease: 0.0, max_iterations: 1 };
         assert_eq!(minimize(&mut x, stop, quadratic).unwrap().iterations, 1);
+    }
+
+    /// Σ x⁴ has ever smaller slopes: the gradient's bound is far, the value's is near.
+    #[test]
+    fn stops_where_the_value_hardly_falls() {
+        let run = |decrease| {
+            let mut x = vec![1.0, 2.0];
+            let stop = Stop { tolerance: 0.0, decrease, max_iterations: 500 };
+            minimize(&mut x, stop, |x, g| {
+                (0..2).for_each(|i| g[i] = 4.0 * x[i].powi(3));
+                Ok(1.0 + x.iter().map(|v| v.powi(4)).sum::<f64>())
+            })
+        };
+        let outcome = run(1e-6).unwrap();
+        assert!((11..60).contains(&outcome.iterations), "{outcome:?}");
+        assert!(outcome.value - 1.0 < 1e-5, "{outcome:?}");
     }
 }

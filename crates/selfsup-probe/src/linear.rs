@@ -37,7 +37,9 @@ pub struct LinearConfig {
     pub held_out: f64,
     /// Steps of L-BFGS for each fit, at most.
     pub max_iterations: usize,
-    /// A fit is done where no component of the gradient of the (mean) objective is larger.
+    /// A fit is done where no component of the gradient of the (mean) objective is larger, or where ten steps
+    /// have lowered the objective by less than a tenth of this, relatively: the directions that are left are
+    /// so flat that no prediction depends on them.
     pub tolerance: f64,
 }
 
@@ -147,7 +149,11 @@ pub fn fit(train: &Labelled, config: &LinearConfig, seed: u64) -> Result<LinearM
     let labels: Vec<u32> = (0..counts.len() as u32).filter(|&l| counts[l as usize] > 0).collect();
     let class_of = class_of(&labels, counts.len());
     let shape = Shape { classes: labels.len(), dim: train.dim() };
-    let stop = Stop { tolerance: config.tolerance, max_iterations: config.max_iterations };
+    let stop = Stop {
+        tolerance: config.tolerance,
+        decrease: 0.1 * config.tolerance,
+        max_iterations: config.max_iterations,
+    };
     let standardizer = Standardizer::new(train);
 
     let mut l2s = config.l2.clone();

@@ -34,7 +34,7 @@ impl Images {
 }
 
 fn image(i: usize) -> RgbImage {
-    let size = if i % 3 == 0 { (8, 8) } else { (10, 8 + i as u32 % 7) };
+    let size = if i.is_multiple_of(3) { (8, 8) } else { (10, 8 + i as u32 % 7) };
     RgbImage::from_fn(size.0, size.1, |x, y| {
         let v = |c: u32| (i as u32 * 41 + x * 17 + y * 29 + c * 83 + x * y * 5) as u8;
         Rgb([v(0), v(1), v(2)])

@@ -5,7 +5,7 @@
 
 use crate::draw::{chance, uniform};
 use crate::limits::Limits;
-use crate::pixel_op::to_level;
+use crate::pixel_op::{larger, smaller, to_level};
 use crate::{PixelOp, Result};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -87,8 +87,8 @@ pub(crate) fn blend(from: f32, v: f32, factor: f32) -> f32 {
 /// six cases of HSV without a branch.
 #[inline(always)]
 pub(crate) fn hue(r: f32, g: f32, b: f32, turn: f32) -> (f32, f32, f32) {
-    let max = r.max(g).max(b);
-    let min = r.min(g).min(b);
+    let max = larger(larger(r, g), b);
+    let min = smaller(smaller(r, g), b);
     let c = max - min;
     let (numerator, base) = if max == r {
         (g - b, 0.0)
@@ -105,7 +105,7 @@ pub(crate) fn hue(r: f32, g: f32, b: f32, turn: f32) -> (f32, f32, f32) {
     let channel = |n: f32| {
         let k = n + h;
         let k = if k >= 6.0 { k - 6.0 } else { k };
-        let share = k.min(4.0 - k).clamp(0.0, 1.0);
+        let share = smaller(larger(smaller(k, 4.0 - k), 0.0), 1.0);
         // torchvision goes back to whole levels with floor(x·(256 − 0.001)), x in 0…1.
         ((max - c * share) * (255.999 / 255.0)).floor()
     };

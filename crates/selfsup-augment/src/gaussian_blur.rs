@@ -23,9 +23,23 @@ const LANES: usize = 96;
 /// Fractional bits of a level.
 const LEVEL_BITS: u32 = 7;
 
+/// Values that are worked on together.
+type Lanes = [u16; LANES];
+
 thread_local! {
-    /// The padded row and the ring of filtered rows, kept from image to image.
-    static SCRATCH: RefCell<(Vec<u16>, Vec<u16>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Buffers that are kept from image to image.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Each tap's weight, once a lane: from memory the compiler multiplies 16 bits by 16, where a weight in a
+    /// register would be widened to 32.
+    weights: Vec<Lanes>,
+    /// A row of the image, mirrored beyond its ends.
+    padded: Vec<u16>,
+    /// Rows filtered along themselves.
+    ring: Vec<u16>,
 }
 
 /// With probability `p` the image is blurred with a Gaussian whose σ is uniform in `sigma`.
@@ -81,9 +95,8 @@ pub fn gaussian_blur(image: &mut RgbImage, kernel_size: u32, sigma: f64) -> Resu
         return Ok(());
     }
     let weights = &weights[..=radius];
-    SCRATCH.with_borrow_mut(|(padded, ring)| {
-        arch().dispatch(Blur { pixels: image, width, height, weights, padded, ring });
-    });
+    SCRATCH
+        .with_borrow_mut(|scratch| arch().dispatch(Blur { pixels: image, width, height, weights, scratch }));
     Ok(())
 }
 
@@ -114,8 +127,7 @@ pub(crate) struct Blur<'a> {
     pub(crate) height: usize,
     /// One half of the weights, from the centre on.
     pub(crate) weights: &'a [u16],
-    pub(crate) padded: &'a mut Vec<u16>,
-    pub(crate) ring: &'a mut Vec<u16>,
+    pub(crate) scratch: &'a mut Scratch,
 }
 
 impl NullaryFnOnce for Blur<'_> {
@@ -123,8 +135,11 @@ impl NullaryFnOnce for Blur<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { pixels, width, height, weights, padded, ring } = self;
+        let Self { pixels, width, height, weights, scratch } = self;
         let radius = weights.len() - 1;
+        let Scratch { weights: lanes, padded, ring } = scratch;
+        lanes.clear();
+        lanes.extend(weights.iter().map(|&weight| [weight; LANES]));
         let row_values = 3 * width;
         // Whole groups of lanes: what lies beyond the row is computed and dropped.
         let stride = row_values.next_multiple_of(LANES);
@@ -135,79 +150,69 @@ impl NullaryFnOnce for Blur<'_> {
         ring.clear();
         ring.resize(kept * stride, 0);
         let mut filtered = 0;
+        // Where the two rows of each tap begin in the ring.
         let mut rows = [(0, 0); 128];
         for y in 0..height {
             while filtered < height && filtered <= y + radius {
                 pad_row(&pixels[filtered * row_values..][..row_values], radius, padded);
-                let start = filtered % kept * stride;
-                convolve(
-                    padded,
-                    weights,
-                    |lane, tap| (lane + 3 * (radius - tap), lane + 3 * (radius + tap)),
-                    &mut ring[start..start + stride],
-                );
+                let out = &mut ring[filtered % kept * stride..][..stride];
+                for (group, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                    let start = group * LANES;
+                    *out = weighted(padded, lanes, |tap| {
+                        (start + 3 * (radius - tap), start + 3 * (radius + tap))
+                    });
+                }
                 filtered += 1;
             }
             for (tap, pair) in rows[..=radius].iter_mut().enumerate() {
-                let row = |offset: isize| mirrored(y as isize + offset, height) % kept * stride;
+                // 32 bits divide in half the time.
+                let slot = |row: usize| (row as u32 % kept as u32) as usize;
+                let row = |offset: isize| slot(mirrored(y as isize + offset, height)) * stride;
                 *pair = (row(-(tap as isize)), row(tap as isize));
             }
             let out = &mut pixels[y * row_values..][..row_values];
-            let (whole, rest) = out.as_chunks_mut::<LANES>();
-            for (group, bytes) in whole.iter_mut().enumerate() {
-                *bytes = to_bytes(&weighted(ring, weights, |tap| {
-                    (rows[tap].0 + group * LANES, rows[tap].1 + group * LANES)
-                }));
-            }
-            if !rest.is_empty() {
-                let start = whole.len() * LANES;
-                let bytes =
-                    to_bytes(&weighted(ring, weights, |tap| (rows[tap].0 + start, rows[tap].1 + start)));
-                rest.copy_from_slice(&bytes[..rest.len()]);
+            for (group, out) in out.chunks_mut(LANES).enumerate() {
+                let start = group * LANES;
+                let levels =
+                    to_levels(&weighted(ring, lanes, |tap| (rows[tap].0 + start, rows[tap].1 + start)));
+                match out.as_chunks_mut().0 {
+                    [whole] => *whole = levels,
+                    _ => out.copy_from_slice(&levels[..out.len()]),
+                }
             }
         }
     }
 }
 
-/// Filters the row along itself.
-#[inline(always)]
-fn convolve(values: &[u16], weights: &[u16], at: impl Fn(usize, usize) -> (usize, usize), out: &mut [u16]) {
-    for (group, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        *out = weighted(values, weights, |tap| at(group * LANES, tap));
-    }
-}
-
 /// Σ over taps of weight·(a + b), where `at` says where a and b begin; the centre counts once.
 #[inline(always)]
-fn weighted(values: &[u16], weights: &[u16], at: impl Fn(usize) -> (usize, usize)) -> [u16; LANES] {
-    let part = |start: usize| -> &[u16; LANES] {
-        values[start..].first_chunk().expect("rows are padded to whole groups")
-    };
+fn weighted(values: &[u16], weights: &[Lanes], at: impl Fn(usize) -> (usize, usize)) -> Lanes {
+    let part = |start: usize| -> &Lanes { values[start..].first_chunk().expect("padded to whole groups") };
     // The upper half of the product, which is one instruction.
     let product = |v: u16, w: u16| ((u32::from(v) * u32::from(w)) >> 16) as u16;
     let lost = weights.len() as u16 / 2;
     let mut sums = [lost; LANES];
     let centre = part(at(0).0);
     for i in 0..LANES {
-        sums[i] += product(centre[i], weights[0]);
+        sums[i] += product(centre[i], weights[0][i]);
     }
-    for (tap, &weight) in weights.iter().enumerate().skip(1) {
+    for (tap, weight) in weights.iter().enumerate().skip(1) {
         let (a, b) = at(tap);
         let (a, b) = (part(a), part(b));
         for i in 0..LANES {
-            sums[i] += product(a[i] + b[i], weight);
+            sums[i] += product(a[i] + b[i], weight[i]);
         }
     }
     sums
 }
 
 #[inline(always)]
-fn to_bytes(sums: &[u16; LANES]) -> [u8; LANES] {
-    let mut bytes = [0; LANES];
-    for i in 0..LANES {
-        bytes[i] = ((sums[i] + (1 << (LEVEL_BITS - 1))) >> LEVEL_BITS).min(255) as u8;
+fn to_levels(sums: &Lanes) -> [u8; LANES] {
+    let mut levels = [0; LANES];
+    for (level, sum) in levels.iter_mut().zip(sums) {
+        *level = ((sum + (1 << (LEVEL_BITS - 1))) >> LEVEL_BITS).min(255) as u8;
     }
-    bytes
+    levels
 }
 
 /// The row in fixed point, mirrored by `radius` pixels on both sides.

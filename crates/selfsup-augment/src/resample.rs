@@ -4,6 +4,7 @@
 //! fixed order without contracted multiply-adds, so every machine gives the same bits; PIL sums integers of 22
 //! fractional bits, and a sum within about 10⁻⁴ of a half may round the other way.
 
+use crate::pixel_op::{larger, smaller};
 use crate::{Interpolation, Region};
 use pulp::NullaryFnOnce;
 
@@ -278,5 +279,5 @@ fn levels<const N: usize>(sums: &[f32; N]) -> [u8; N] {
 #[inline(always)]
 fn round(sum: f32) -> u8 {
     // A whole level plus 2²³ has the level in its last byte.
-    ((sum.clamp(0.0, 255.0) + 0.5).floor() + 8_388_608.0).to_bits() as u8
+    ((smaller(larger(sum, 0.0), 255.0) + 0.5).floor() + 8_388_608.0).to_bits() as u8
 }

@@ -63,8 +63,7 @@ fn blur() {
         width: WIDTH,
         height: HEIGHT,
         weights,
-        padded: &mut Vec::new(),
-        ring: &mut Vec::new()
+        scratch: &mut Default::default()
     });
 }
 

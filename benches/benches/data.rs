@@ -1,12 +1,13 @@
-//! Reading: one JPEG decoded, and the loader on the built-in subset.
+//! Reading: JPEGs decoded, and the loader on the built-in subset.
 //!
-//! The JPEG is written to the folder for temporary files, so that another decoder can be timed on the same
-//! bytes: see `docs/src/crates/data.md`.
+//! `peers/decode.py` times Pillow and leaves the same files for this bench.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use image::{Rgb, RgbImage};
+use image::{ImageFormat, Rgb, RgbImage};
 use selfsup_data::{BatchLoader, DEFAULT_MAX_PIXELS, LoaderConfig, OpenOptions, Order, decode, open};
 use std::hint::black_box;
+use std::io::Cursor;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,27 +24,53 @@ fn photograph() -> RgbImage {
     })
 }
 
+/// The JPEGs that `peers/decode.py` wrote, or one of our own.
+fn jpegs() -> Vec<(String, Vec<u8>)> {
+    let folder = std::env::temp_dir().join("selfsup-jpegs");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "jpg"));
+    files.sort();
+    let read = |f: &PathBuf| Some((f.file_stem()?.to_str()?.to_owned(), std::fs::read(f).ok()?));
+    let mut jpegs: Vec<_> = files.iter().filter_map(read).collect();
+    if jpegs.is_empty() {
+        let mut bytes = Cursor::new(Vec::new());
+        photograph().write_to(&mut bytes, ImageFormat::Jpeg).expect("encodes");
+        jpegs.push(("own".into(), bytes.into_inner()));
+    }
+    jpegs
+}
+
 fn decoding(c: &mut Criterion) {
-    let path = std::env::temp_dir().join("selfsup-500x375.jpg");
-    photograph().save(&path).expect("writes");
-    let bytes = std::fs::read(&path).expect("reads");
     let mut group = c.benchmark_group("decode");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("jpeg_500x375", |b| b.iter(|| decode(black_box(&bytes), DEFAULT_MAX_PIXELS).expect("decodes")));
+    for (name, bytes) in jpegs() {
+        group.bench_function(format!("jpeg_500x375/{name}"), |b| {
+            b.iter(|| decode(black_box(&bytes), DEFAULT_MAX_PIXELS).expect("decodes"));
+        });
+    }
     group.finish();
 }
 
 fn loading(c: &mut Criterion) {
     let data = Arc::new(open("fashion-mnist#train", &OpenOptions::default()).expect("is built in"));
     let mut group = c.benchmark_group("loader");
-    group.sample_size(20).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements((BATCH * BATCHES) as u64));
+    group
+        .sample_size(20)
+        .measurement_time(Duration::from_secs(5))
+        .throughput(Throughput::Elements((BATCH * BATCHES) as u64));
     for workers in [0, 2] {
         group.bench_function(format!("fashion_mnist_workers_{workers}"), |b| {
             b.iter(|| {
-                let config =
-                    LoaderConfig { batch_size: BATCH, workers, prefetch_batches: 4, ..LoaderConfig::default() };
+                let config = LoaderConfig {
+                    batch_size: BATCH,
+                    workers,
+                    prefetch_batches: 4,
+                    ..LoaderConfig::default()
+                };
                 let order = Order::Shuffled { first_epoch: 0, first_batch: 0 };
-                let loader = BatchLoader::new(data.clone(), config, order, Arc::new(|image, _key| Ok(image.clone())));
+                let loader =
+                    BatchLoader::new(data.clone(), config, order, Arc::new(|image, _key| Ok(image.clone())));
                 for batch in loader.take(BATCHES) {
                     black_box(batch.expect("reads"));
                 }

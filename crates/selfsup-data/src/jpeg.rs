@@ -19,30 +19,16 @@ const MAX_SCANS: usize = 100;
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
-const APP14: u8 = 0xee;
-const APP15: u8 = 0xef;
 
 /// Decodes a JPEG file by the rules of [`crate::decode`].
 pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Decoded, DecodeError> {
     let markers = Markers::read(bytes);
-    // Three channels that Adobe says are not YCbCr. The decoder would expect four: hide the marker from it,
-    // and take its samples as they are.
-    let patched;
-    let (bytes, output) = match markers.adobe {
-        Some(Adobe { offset, transform: 0 }) if markers.components == Some(3) && !markers.ids_are_rgb => {
-            let mut copy = bytes.to_vec();
-            copy[offset] = APP15;
-            patched = copy;
-            (&patched[..], ColorSpace::YCbCr)
-        }
-        _ => (bytes, ColorSpace::RGB),
-    };
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
         .set_max_height(usize::MAX)
         .jpeg_set_max_scans(MAX_SCANS)
-        .jpeg_set_out_colorspace(output);
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
     let error = |e| from_zune(e, markers.complete);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(error)?;
@@ -70,15 +56,6 @@ struct Markers {
     /// Whether the end-of-image marker comes after the last scan.
     complete: bool,
     components: Option<u8>,
-    ids_are_rgb: bool,
-    adobe: Option<Adobe>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Adobe {
-    /// Where the marker's second byte stands.
-    offset: usize,
-    transform: u8,
 }
 
 impl Markers {
@@ -101,11 +78,6 @@ impl Markers {
                 // Start of frame, but not DHT (c4), JPG (c8) and DAC (cc), which share the row.
                 0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
                     markers.components = body.get(5).copied();
-                    let ids: Vec<u8> = body.iter().skip(6).step_by(3).copied().collect();
-                    markers.ids_are_rgb = ids == *b"RGB";
-                }
-                APP14 if body.len() >= 12 && body.starts_with(b"Adobe") => {
-                    markers.adobe = Some(Adobe { offset: at - 1, transform: body[11] });
                 }
                 // What follows the first scan's header is almost always one file: when it ends as it should,
                 // spare the walk over the compressed data.

@@ -6,7 +6,7 @@
 
 use crate::Result;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Elements that one thread takes at a time.
@@ -47,9 +47,25 @@ pub(crate) fn sum_pair(w: &[f32], g: &[f32], decay: f64) -> (f64, f64) {
 }
 
 fn sum_chunk(x: &[f32]) -> f64 {
-    Arch::new().dispatch(|| {
+    Arch::new().dispatch(Sum(x))
+}
+
+/// Two loops over a chunk that the cache holds.
+fn sum_pair_chunk(w: &[f32], g: &[f32], decay: f64) -> (f64, f64) {
+    (sum_chunk(w), Arch::new().dispatch(SumDecayed { w, g, decay }))
+}
+
+/// Σ x². A loop that is to be compiled for each instruction set is the body of a `with_simd`: a closure may
+/// stay a function of its own, compiled for the oldest processor.
+struct Sum<'a>(&'a [f32]);
+
+impl WithSimd for Sum<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
         let mut acc = [0.0; LANES];
-        let (lanes, rest) = x.as_chunks::<LANES>();
+        let (lanes, rest) = self.0.as_chunks::<LANES>();
         for x in lanes {
             for (acc, x) in acc.iter_mut().zip(x) {
                 let x = f64::from(*x);
@@ -61,28 +77,35 @@ fn sum_chunk(x: &[f32]) -> f64 {
             *acc += x * x;
         }
         acc.iter().sum()
-    })
+    }
 }
 
-fn sum_pair_chunk(w: &[f32], g: &[f32], decay: f64) -> (f64, f64) {
-    Arch::new().dispatch(|| {
-        let mut acc = [[0.0; LANES]; 2];
+/// Σ (g + decay·w)².
+struct SumDecayed<'a> {
+    w: &'a [f32],
+    g: &'a [f32],
+    decay: f64,
+}
+
+impl WithSimd for SumDecayed<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        let Self { w, g, decay } = self;
+        let mut acc = [0.0; LANES];
         let (w_lanes, w_rest) = w.as_chunks::<LANES>();
         let (g_lanes, g_rest) = g.as_chunks::<LANES>();
         for (w, g) in w_lanes.iter().zip(g_lanes) {
-            for i in 0..LANES {
-                let (w, g) = (f64::from(w[i]), f64::from(g[i]));
-                let u = g + decay * w;
-                acc[0][i] += w * w;
-                acc[1][i] += u * u;
+            for ((acc, w), g) in acc.iter_mut().zip(w).zip(g) {
+                let u = f64::from(*g) + decay * f64::from(*w);
+                *acc += u * u;
             }
         }
-        for (i, (w, g)) in w_rest.iter().zip(g_rest).enumerate() {
-            let (w, g) = (f64::from(*w), f64::from(*g));
-            let u = g + decay * w;
-            acc[0][i] += w * w;
-            acc[1][i] += u * u;
+        for ((acc, w), g) in acc.iter_mut().zip(w_rest).zip(g_rest) {
+            let u = f64::from(*g) + decay * f64::from(*w);
+            *acc += u * u;
         }
-        (acc[0].iter().sum(), acc[1].iter().sum())
-    })
+        acc.iter().sum()
+    }
 }

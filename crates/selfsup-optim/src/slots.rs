@@ -7,7 +7,7 @@ use crate::norm::CHUNK;
 use crate::{Error, Param, ParamGroup, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Storage, Tensor};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -288,12 +288,29 @@ impl<R: Rule<N>, const N: usize> InplaceOp2 for Fused<'_, R, N> {
 fn run<R: Rule<N>, const N: usize>(rule: &R, p: &mut [f32], g: &[f32], state: [&mut [f32]; N]) {
     let arch = Arch::new();
     if p.len() <= CHUNK {
-        return arch.dispatch(|| rule.fused(p, g, state));
+        return arch.dispatch(Pass { rule, p, g, state });
     }
     let mut state = state.map(|s| s.chunks_mut(CHUNK));
     let mut next = || state.each_mut().map(|s| s.next().expect("state is as long as its parameter"));
     let jobs: Vec<_> = p.chunks_mut(CHUNK).zip(g.chunks(CHUNK)).map(|(p, g)| (p, g, next())).collect();
-    jobs.into_par_iter().for_each(|(p, g, state)| arch.dispatch(|| rule.fused(p, g, state)));
+    jobs.into_par_iter().for_each(|(p, g, state)| arch.dispatch(Pass { rule, p, g, state }));
+}
+
+/// A rule's loop, compiled for each instruction set.
+struct Pass<'a, R, const N: usize> {
+    rule: &'a R,
+    p: &'a mut [f32],
+    g: &'a [f32],
+    state: [&'a mut [f32]; N],
+}
+
+impl<R: Rule<N>, const N: usize> WithSimd for Pass<'_, R, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.rule.fused(self.p, self.g, self.state);
+    }
 }
 
 /// Where a tensor's memory is described; equal for tensors that share it.

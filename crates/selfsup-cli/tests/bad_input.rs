@@ -125,7 +125,7 @@ fn a_probe_needs_labels_of_two_classes() {
         image(&folder.path().join(format!("unlabelled/{i}.png")), 20);
     }
     let (status, _, stderr) = selfsup(folder.path(), &["probe", "pixels", "--data", "one"]);
-    assert!(status == 2 && stderr.contains("one class"), "{status}: {stderr}");
+    assert!(status == 2 && stderr.contains("two classes"), "{status}: {stderr}");
     let (status, _, stderr) = selfsup(folder.path(), &["probe", "pixels", "--data", "unlabelled"]);
     assert!(status == 2 && stderr.contains("label"), "{status}: {stderr}");
 }

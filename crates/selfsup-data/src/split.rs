@@ -61,6 +61,8 @@ pub fn open_labelled_parts(src: &str, test: Option<&str>, options: &OpenOptions)
                         None => all,
                     };
                     let whole = labelled(&whole, src)?;
+                    // Before the split: few images of one class may all fall into one part.
+                    several_classes(&whole)?;
                     let (test, train) =
                         (0..whole.len()).partition::<Vec<_>, _>(|&i| in_test(&whole.sample(i).id));
                     (whole.subset(&train), whole.subset(&test), Split::Hashed)
@@ -81,10 +83,7 @@ pub fn open_labelled_parts(src: &str, test: Option<&str>, options: &OpenOptions)
         }
     }
     let (train, test) = (labelled(&train, train.name())?, labelled(&test, test.name())?);
-    let known = used_classes(&train);
-    if let (1, Some(class)) = (known.len(), known.first()) {
-        return Err(Error::OneClass { src: train.name().into(), class: class.to_string() });
-    }
+    let known = several_classes(&train)?;
     let unknown: Vec<_> = used_classes(&test).into_iter().filter(|c| !known.contains(c)).collect();
     // A hashed split of a tiny class may leave it to one part; that is no mistake in anybody's names.
     if !unknown.is_empty() && split != Split::Hashed {
@@ -123,6 +122,15 @@ fn labelled(dataset: &Dataset, src: &str) -> Result<Dataset> {
         return Err(Error::NoLabels { src: src.into(), hint: hint.into() });
     }
     Ok(if indices.len() == dataset.len() { dataset.clone() } else { dataset.subset(&indices) })
+}
+
+/// The classes that have an image, of which there must be two.
+fn several_classes(dataset: &Dataset) -> Result<BTreeSet<&str>> {
+    let classes = used_classes(dataset);
+    match (classes.len(), classes.first()) {
+        (1, Some(class)) => Err(Error::OneClass { src: dataset.name().into(), class: (*class).to_owned() }),
+        _ => Ok(classes),
+    }
 }
 
 fn used_classes(dataset: &Dataset) -> BTreeSet<&str> {

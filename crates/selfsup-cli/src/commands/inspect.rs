@@ -95,6 +95,7 @@ fn untrained(name: &str) -> selfsup_models::Result<Report> {
     for (name, tensor) in build.finish().to_file()? {
         tensors.push(TensorInfo { name, shape: tensor.dims().to_vec(), dtype: tensor.dtype().as_str() });
     }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Report {
         what: format!("{name}, untrained"),
         file_sha256: None,

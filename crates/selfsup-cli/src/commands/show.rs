@@ -38,8 +38,7 @@ pub fn run(args: ShowArgs) -> Result {
             tiles.extend(views);
         }
     }
-    let side = tiles.iter().skip(1).map(|t| t.width().max(t.height())).max().unwrap_or(1);
-    let picture = grid(&tiles, columns, side.max(1));
+    let picture = grid(&tiles, columns, u32::try_from(config.image_size)?);
     picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     println!(
         "{}: {count} rows; columns: the image, then {} draws of {}",

@@ -205,8 +205,12 @@ pub fn run(image: &RgbImage, steps: &[Step]) -> Result<RgbImage> {
 
 /// Puts a flip into the resize before it, or at the end.
 fn push_flip(steps: &mut Vec<Step>) {
-    match steps.iter_mut().rev().find(|step| matches!(step, Step::Resize { .. } | Step::Flip)) {
-        Some(Step::Resize { flip, .. }) => *flip = !*flip,
-        _ => steps.push(Step::Flip),
+    let resize = steps.iter_mut().rev().find_map(|step| match step {
+        Step::Resize { flip, .. } => Some(flip),
+        _ => None,
+    });
+    match resize {
+        Some(flip) => *flip = !*flip,
+        None => steps.push(Step::Flip),
     }
 }

@@ -220,3 +220,37 @@ fn recipes_do_what_their_papers_say() {
     assert_share("v1", count(&Pipeline::moco_v1(224), &gray_first), 0.2);
     assert_eq!(count(&Pipeline::moco_v2(224), &gray_first), 0);
 }
+
+#[test]
+fn recipes_crop_and_jitter_as_far_as_their_papers_say() {
+    // Least share of the area, and the reach of brightness and hue.
+    let recipes = [
+        (Pipeline::simclr(224, 1.0), 0.08, 0.8, 0.2),
+        (Pipeline::simclr(224, 0.5), 0.08, 0.4, 0.1),
+        (Pipeline::simclr_cifar(32), 0.08, 0.4, 0.1),
+        (Pipeline::moco_v1(224), 0.2, 0.4, 0.4),
+        (Pipeline::moco_v2(224), 0.2, 0.4, 0.1),
+    ];
+    for (pipeline, least_area, brightness, hue) in recipes {
+        let mut rng = rng(8);
+        let (mut area, mut brightest, mut reddest) = (1.0f64, 0.0f64, 0.0f64);
+        for step in (0..20_000).flat_map(|_| pipeline.draw(500, 375, &mut rng).unwrap()) {
+            match step {
+                Step::Resize { region, .. } => {
+                    area = area.min(f64::from(region.width * region.height) / 187_500.0)
+                }
+                Step::Pixel(PixelOp::Brightness(factor)) => {
+                    brightest = brightest.max(f64::from(factor) - 1.0)
+                }
+                Step::Pixel(PixelOp::Hue(turn)) => reddest = reddest.max(turn.into()),
+                _ => {}
+            }
+        }
+        // Of 20 000 draws the most extreme is within a thousandth of the range's end.
+        for (what, got, expected) in
+            [("area", area, least_area), ("brightness", brightest, brightness), ("hue", reddest, hue)]
+        {
+            assert!((got - expected).abs() < 2e-3, "{pipeline:?}: {what} {got}, not {expected}");
+        }
+    }
+}

@@ -237,6 +237,8 @@ fn fused_operations_equal_single_ones() {
         PixelOp::Brightness(0.8),
         PixelOp::Saturation(1.6),
         PixelOp::Solarize(100),
+        // What fills the last block up becomes white here, and must not count in the next mean.
+        PixelOp::Solarize(0),
         PixelOp::Contrast(0.6),
         PixelOp::Saturation(0.5),
         PixelOp::Hue(-0.3),

@@ -1,6 +1,7 @@
 //! The mean over an image's pixels: y[n, c] = 1/(h·w) Σ_{i, j} x[n, i, j, c].
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::simd::vectorized;
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
@@ -54,16 +55,19 @@ fn forward<T: Element>(x: &[T], n: usize, pixels: usize, c: usize) -> Vec<T> {
     let share = T::from_f64(1.0 / pixels as f64);
     let mut y = vec![T::ZERO; n * c];
     y.par_chunks_mut(c).zip(x.par_chunks(pixels * c)).for_each(|(y, x)| {
-        pulp::Arch::new().dispatch(|| {
-            for pixel in x.chunks_exact(c) {
-                for (y, x) in y.iter_mut().zip(pixel) {
-                    *y += *x;
+        vectorized(
+            #[inline(always)]
+            || {
+                for pixel in x.chunks_exact(c) {
+                    for (y, x) in y.iter_mut().zip(pixel) {
+                        *y += *x;
+                    }
                 }
-            }
-            for y in y.iter_mut() {
-                *y *= share;
-            }
-        });
+                for y in y.iter_mut() {
+                    *y *= share;
+                }
+            },
+        );
     });
     y
 }
@@ -72,13 +76,16 @@ fn backward<T: Element>(dy: &[T], pixels: usize, c: usize) -> Vec<T> {
     let share = T::from_f64(1.0 / pixels as f64);
     let mut dx = vec![T::ZERO; dy.len() * pixels];
     dx.par_chunks_mut(pixels * c).zip(dy.par_chunks(c)).for_each(|(dx, dy)| {
-        pulp::Arch::new().dispatch(|| {
-            for pixel in dx.chunks_exact_mut(c) {
-                for (dx, dy) in pixel.iter_mut().zip(dy) {
-                    *dx = *dy * share;
+        vectorized(
+            #[inline(always)]
+            || {
+                for pixel in dx.chunks_exact_mut(c) {
+                    for (dx, dy) in pixel.iter_mut().zip(dy) {
+                        *dx = *dy * share;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     dx
 }

@@ -38,6 +38,7 @@ mod matmul;
 mod max_pool2d;
 mod normalize_u8;
 mod relu;
+mod simd;
 #[cfg(test)]
 mod testing;
 

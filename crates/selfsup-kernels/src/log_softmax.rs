@@ -3,6 +3,7 @@
 //! With m = max x, y_i = x_i − m − ln Σ_j exp(x_j − m), and dx_i = dy_i − exp(y_i)·Σ_j dy_j.
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::simd::vectorized;
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor, WithDType};
@@ -57,19 +58,35 @@ impl CustomOp1 for LogSoftmax {
     }
 }
 
+/// Sums and maxima run in this many lanes, so that they vectorise and do not depend on the vectors' width.
+const LANES: usize = 16;
+/// Numbers summed in T before the sum goes to f64.
+const BLOCK: usize = 64 * LANES;
+
 fn forward<T: Element>(x: &[T], d: usize) -> Vec<T> {
     let mut y = vec![T::ZERO; x.len()];
     y.par_chunks_mut(d).zip(x.par_chunks(d)).for_each(|(y, x)| {
-        let max = x.iter().copied().fold(x[0], |a, b| if b > a { b } else { a });
-        let mut sum = 0.0;
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = *x - max;
-            sum += y.exp().to_f64();
-        }
-        let ln = T::from_f64(sum.ln());
-        for y in y {
-            *y -= ln;
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                let max = max(x);
+                let mut sum = 0.0;
+                for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = *x - max;
+                    }
+                    sum += sum_by(
+                        y,
+                        #[inline(always)]
+                        |y| y.exp_nonpositive(),
+                    );
+                }
+                let ln = T::from_f64(sum.ln());
+                for y in y.iter_mut() {
+                    *y -= ln;
+                }
+            },
+        );
     });
     y
 }
@@ -77,12 +94,55 @@ fn forward<T: Element>(x: &[T], d: usize) -> Vec<T> {
 fn backward<T: Element>(y: &[T], dy: &[T], d: usize) -> Vec<T> {
     let mut dx = vec![T::ZERO; y.len()];
     dx.par_chunks_mut(d).zip(y.par_chunks(d)).zip(dy.par_chunks(d)).for_each(|((dx, y), dy)| {
-        let sum = T::from_f64(dy.iter().map(|g| g.to_f64()).sum());
-        for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-            *dx = *dy - y.exp() * sum;
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut sum = 0.0;
+                for dy in dy.chunks(BLOCK) {
+                    sum += sum_by(
+                        dy,
+                        #[inline(always)]
+                        |dy| dy,
+                    );
+                }
+                let sum = T::from_f64(sum);
+                for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                    *dx = *dy - y.exp_nonpositive() * sum;
+                }
+            },
+        );
     });
     dx
+}
+
+/// Σ f(x) over a block.
+#[inline(always)]
+fn sum_by<T: Element>(x: &[T], f: impl Fn(T) -> T) -> f64 {
+    let mut lanes = [T::ZERO; LANES];
+    let chunks = x.chunks_exact(LANES);
+    for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = f(*x);
+    }
+    for x in chunks {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += f(*x);
+        }
+    }
+    lanes.iter().map(|lane| lane.to_f64()).sum()
+}
+
+/// The largest number. NaN is passed over: it reaches the result by its own exponential.
+#[inline(always)]
+fn max<T: Element>(x: &[T]) -> T {
+    let mut lanes = [x[0]; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(x[0], |a, b| if *b > a { *b } else { a })
 }
 
 #[cfg(test)]

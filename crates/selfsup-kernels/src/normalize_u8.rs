@@ -1,5 +1,6 @@
 //! Bytes to normalised floats: y = (x/255 − mean)/std, a channel.
 
+use crate::simd::vectorized;
 use crate::{Result, check};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -61,13 +62,16 @@ impl CustomOp1 for NormalizeU8 {
         let offset: [f32; BLOCK] = std::array::from_fn(|i| self.offset[i % CHANNELS]);
         let mut y = vec![0f32; images.len()];
         y.par_chunks_mut(TASK * BLOCK).zip(images.par_chunks(TASK * BLOCK)).for_each(|(y, x)| {
-            pulp::Arch::new().dispatch(|| {
-                for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
-                    for (((y, x), scale), offset) in y.iter_mut().zip(x).zip(&scale).zip(&offset) {
-                        *y = f32::from(*x) * scale + offset;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_mut(BLOCK).zip(x.chunks(BLOCK)) {
+                        for (((y, x), scale), offset) in y.iter_mut().zip(x).zip(&scale).zip(&offset) {
+                            *y = f32::from(*x) * scale + offset;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }

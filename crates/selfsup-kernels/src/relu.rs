@@ -1,6 +1,7 @@
 //! The rectifier y = max(x, 0), with gradient 0 at 0, as in PyTorch (candle's own has 1 there).
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::simd::vectorized;
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
@@ -55,11 +56,14 @@ fn pass<T: Element>(gate: &[T], values: &[T]) -> Vec<T> {
     let mut out = vec![T::ZERO; values.len()];
     out.par_chunks_mut(TASK).zip(gate.par_chunks(TASK)).zip(values.par_chunks(TASK)).for_each(
         |((out, gate), values)| {
-            pulp::Arch::new().dispatch(|| {
-                for ((out, gate), value) in out.iter_mut().zip(gate).zip(values) {
-                    *out = if *gate <= T::ZERO { T::ZERO } else { *value };
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((out, gate), value) in out.iter_mut().zip(gate).zip(values) {
+                        *out = if *gate <= T::ZERO { T::ZERO } else { *value };
+                    }
+                },
+            );
         },
     );
     out

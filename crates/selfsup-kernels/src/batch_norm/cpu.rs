@@ -4,6 +4,7 @@
 //! are merged in order. So results do not depend on the number of threads.
 
 use crate::element::Element;
+use crate::simd::vectorized;
 use rayon::prelude::*;
 
 /// Numbers in a chunk: 32 KiB of f32.
@@ -79,7 +80,10 @@ pub(super) fn statistics<T: Element>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) 
             let mut moments = Moments::new(c);
             let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c], vec![T::ZERO; c]];
             for x in x.chunks(chunk) {
-                pulp::Arch::new().dispatch(|| add_chunk(x, c, &mut moments, &mut sums));
+                vectorized(
+                    #[inline(always)]
+                    || add_chunk(x, c, &mut moments, &mut sums),
+                );
             }
             moments
         })
@@ -131,33 +135,48 @@ fn add_chunk<T: Element>(x: &[T], c: usize, moments: &mut Moments, sums: &mut [V
     moments.count += count;
 }
 
+/// A number, or 0 where ReLU stops it: NaN passes.
+#[inline(always)]
+fn gated<T: Element>(value: T, y: T, relu: bool) -> T {
+    if relu && y <= T::ZERO { T::ZERO } else { value }
+}
+
 /// y of the module's formula.
 pub(super) fn normalize<T: Element>(x: &[T], a: &Affine<T>, residual: Option<&[T]>, relu: bool) -> Vec<T> {
     let c = a.mean.len();
     let (_, task) = cut(x.len(), c);
     let scale: Vec<T> = a.inv_std.iter().zip(&a.weight).map(|(s, w)| *s * *w).collect();
-    let act = |y: T| if relu && y <= T::ZERO { T::ZERO } else { y };
     let channels = || a.mean.iter().zip(&scale).zip(&a.bias);
     let mut y = vec![T::ZERO; x.len()];
     y.par_chunks_mut(task).enumerate().for_each(|(i, y)| {
         let x = &x[i * task..][..y.len()];
         match residual {
-            None => pulp::Arch::new().dispatch(|| {
-                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    for ((y, x), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(channels()) {
-                        *y = act((*x - *mean) * *scale + *bias);
+            None => vectorized(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        for ((y, x), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(channels()) {
+                            let value = (*x - *mean) * *scale + *bias;
+                            *y = gated(value, value, relu);
+                        }
                     }
-                }
-            }),
-            Some(residual) => pulp::Arch::new().dispatch(|| {
-                let residual = &residual[i * task..][..y.len()];
-                for ((y, x), r) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(residual.chunks_exact(c))
-                {
-                    for (((y, x), r), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(r).zip(channels()) {
-                        *y = act((*x - *mean) * *scale + *bias + *r);
+                },
+            ),
+            Some(residual) => vectorized(
+                #[inline(always)]
+                || {
+                    let residual = &residual[i * task..][..y.len()];
+                    for ((y, x), r) in
+                        y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(residual.chunks_exact(c))
+                    {
+                        for (((y, x), r), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(r).zip(channels())
+                        {
+                            let value = (*x - *mean) * *scale + *bias + *r;
+                            *y = gated(value, value, relu);
+                        }
                     }
-                }
-            }),
+                },
+            ),
         }
     });
     y
@@ -176,10 +195,13 @@ pub(super) fn sums<T: Element>(x: &[T], y: Option<&[T]>, dy: &[T], a: &Affine<T>
             for (j, x) in x.chunks(chunk).enumerate() {
                 let at = i * task + j * chunk;
                 let dy = &dy[at..at + x.len()];
-                pulp::Arch::new().dispatch(|| match y {
-                    Some(y) => add_sums::<T, true>(x, &y[at..at + x.len()], dy, a, &mut sums, &mut total),
-                    None => add_sums::<T, false>(x, dy, dy, a, &mut sums, &mut total),
-                });
+                vectorized(
+                    #[inline(always)]
+                    || match y {
+                        Some(y) => add_sums::<T, true>(x, &y[at..at + x.len()], dy, a, &mut sums, &mut total),
+                        None => add_sums::<T, false>(x, dy, dy, a, &mut sums, &mut total),
+                    },
+                );
             }
             total
         })
@@ -213,7 +235,7 @@ fn add_sums<T: Element, const RELU: bool>(
         let sums = dweight.iter_mut().zip(dbias.iter_mut());
         let rows = x.iter().zip(y).zip(dy).zip(&a.mean);
         for ((dweight, dbias), (((x, y), dy), mean)) in sums.zip(rows) {
-            let g = if RELU && *y <= T::ZERO { T::ZERO } else { *dy };
+            let g = gated(*dy, *y, RELU);
             *dbias += g;
             *dweight += g * (*x - *mean);
         }
@@ -249,28 +271,37 @@ pub(super) fn gradients<T: Element>(
     let y = y.unwrap_or(dy);
     let run = |at: usize, dx: &mut [T], dresidual: Option<&mut [T]>| {
         let range = at..at + dx.len();
-        let rows = dx.chunks_exact_mut(c).zip(x[range.clone()].chunks_exact(c));
-        let rows = rows.zip(y[range.clone()].chunks_exact(c)).zip(dy[range].chunks_exact(c));
+        let (x, y, dy) = (&x[range.clone()], &y[range.clone()], &dy[range]);
+        let rows = || x.chunks_exact(c).zip(y.chunks_exact(c)).zip(dy.chunks_exact(c));
         match dresidual {
-            None => pulp::Arch::new().dispatch(|| {
-                for (((dx, x), y), dy) in rows {
-                    let numbers = dx.iter_mut().zip(x).zip(y).zip(dy);
-                    for ((((dx, x), y), dy), (((p, q), r), mean)) in numbers.zip(coefficients()) {
-                        let g = if relu && *y <= T::ZERO { T::ZERO } else { *dy };
-                        *dx = g * *p + (*x - *mean) * *q + *r;
+            None => vectorized(
+                #[inline(always)]
+                || {
+                    for (dx, ((x, y), dy)) in dx.chunks_exact_mut(c).zip(rows()) {
+                        let numbers = dx.iter_mut().zip(x).zip(y).zip(dy);
+                        for ((((dx, x), y), dy), (((p, q), r), mean)) in numbers.zip(coefficients()) {
+                            let g = gated(*dy, *y, relu);
+                            *dx = g * *p + (*x - *mean) * *q + *r;
+                        }
                     }
-                }
-            }),
-            Some(dresidual) => pulp::Arch::new().dispatch(|| {
-                for ((((dx, x), y), dy), dres) in rows.zip(dresidual.chunks_exact_mut(c)) {
-                    let numbers = dx.iter_mut().zip(x).zip(y).zip(dy).zip(dres);
-                    for (((((dx, x), y), dy), dres), (((p, q), r), mean)) in numbers.zip(coefficients()) {
-                        let g = if relu && *y <= T::ZERO { T::ZERO } else { *dy };
-                        *dx = g * *p + (*x - *mean) * *q + *r;
-                        *dres = g;
+                },
+            ),
+            Some(dresidual) => vectorized(
+                #[inline(always)]
+                || {
+                    let out = dx.chunks_exact_mut(c).zip(dresidual.chunks_exact_mut(c));
+                    for ((dx, dresidual), ((x, y), dy)) in out.zip(rows()) {
+                        let numbers = dx.iter_mut().zip(x).zip(y).zip(dy).zip(dresidual);
+                        for (((((dx, x), y), dy), dresidual), (((p, q), r), mean)) in
+                            numbers.zip(coefficients())
+                        {
+                            let g = gated(*dy, *y, relu);
+                            *dx = g * *p + (*x - *mean) * *q + *r;
+                            *dresidual = g;
+                        }
                     }
-                }
-            }),
+                },
+            ),
         }
     };
     if residual {

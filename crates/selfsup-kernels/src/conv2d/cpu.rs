@@ -7,6 +7,7 @@
 use super::geometry::Geometry;
 use crate::element::Element;
 use crate::matmul::{Matrix, MatrixMut, matmul};
+use crate::simd::vectorized;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -14,8 +15,8 @@ use std::ops::Range;
 const TILE: usize = 128 * 1024;
 /// A matrix product over fewer rows spends its time on packing.
 const MIN_ROWS: usize = 64;
-/// Numbers in a block of the weight's gradient that one task accumulates: 1 MiB of f32.
-const WEIGHT_BLOCK: usize = 256 * 1024;
+/// Numbers in a block of the weight's gradient that one task accumulates: 256 KiB of f32.
+const WEIGHT_BLOCK: usize = 64 * 1024;
 /// Tasks that the weight's gradient is cut into, at most: enough for load balance on 16 cores.
 const WEIGHT_TASKS: usize = 32;
 
@@ -173,21 +174,25 @@ fn scattered<T: Element>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
 /// Adds the windows of some output pixels, counted from the first image of `dx`, to the pixels they came from.
 fn scatter<T: Element>(g: &Geometry, windows: &[T], rows: Range<usize>, group: usize, dx: &mut [T]) {
     let group_c = g.group_c();
-    let mut taps = windows.chunks_exact(group_c);
-    for row in rows {
-        let (n, i, j) = (row / (g.out_h * g.out_w), row / g.out_w % g.out_h, row % g.out_w);
-        for a in 0..g.kh {
-            for b in 0..g.kw {
-                let tap = taps.next().expect("one chunk a tap");
-                if let Some((y, x)) = g.source(i, j, a, b) {
-                    let at = ((n * g.h + y) * g.w + x) * g.c + group * group_c;
-                    for (d, t) in dx[at..at + group_c].iter_mut().zip(tap) {
-                        *d += *t;
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut taps = windows.chunks_exact(group_c);
+            for (n, i, j) in pixels(g, rows.clone()) {
+                for a in 0..g.kh {
+                    for b in 0..g.kw {
+                        let tap = taps.next().expect("one chunk a tap");
+                        if let Some((y, x)) = g.source(i, j, a, b) {
+                            let at = ((n * g.h + y) * g.w + x) * g.c + group * group_c;
+                            for (d, t) in dx[at..at + group_c].iter_mut().zip(tap) {
+                                *d += *t;
+                            }
+                        }
                     }
                 }
             }
-        }
-    }
+        },
+    );
 }
 
 /// Calls `f` with the windows `[rows, taps · c/g]` of some output pixels: x itself where that is the same.
@@ -221,35 +226,63 @@ fn gather<T: Element>(
 ) {
     let group_c = g.group_c();
     // Neighbouring taps of a kernel row are neighbours in memory, too, unless dilation or groups part them.
-    let runs = g.dilation == 1 && g.groups == 1;
-    let width = taps.len() * group_c;
-    for (row, window) in rows.zip(windows.chunks_exact_mut(width)) {
-        let (n, i, j) = (row / (g.out_h * g.out_w), row / g.out_w % g.out_h, row % g.out_w);
-        let mut rest = window;
-        let mut tap = taps.start;
-        while tap < taps.end {
-            let (a, b) = (tap / g.kw, tap % g.kw);
-            let end = if runs { (g.kw - b).min(taps.end - tap) } else { 1 };
-            let (part, more) = rest.split_at_mut(end * group_c);
-            rest = more;
-            tap += end;
+    let longest = if g.dilation == 1 && g.groups == 1 { g.kw } else { 1 };
+    let mut runs = Vec::with_capacity(taps.len());
+    let mut tap = taps.start;
+    while tap < taps.end {
+        let (a, b) = (tap / g.kw, tap % g.kw);
+        let run = longest.min(g.kw - b).min(taps.end - tap);
+        runs.push((a, b, run));
+        tap += run;
+    }
+    let mut to = 0;
+    for (n, i, j) in pixels(g, rows) {
+        for &(a, b, run) in &runs {
+            let end = to + run * group_c;
             let y = (i * g.stride + a * g.dilation).wrapping_sub(g.pad_h);
-            if y >= g.h {
-                part.fill(T::ZERO);
-                continue;
-            }
-            // The run's first column, shifted right by the padding to stay unsigned; columns that are in the
-            // image are pad_w ≤ column < pad_w + w.
+            // The run's first column, shifted right by the padding to stay unsigned: columns in the image are
+            // pad_w ≤ column < pad_w + w.
             let column = j * g.stride + b * g.dilation;
-            let left = g.pad_w.saturating_sub(column).min(end);
-            let right = (g.pad_w + g.w).saturating_sub(column).min(end).max(left);
-            part[..left * group_c].fill(T::ZERO);
-            part[right * group_c..].fill(T::ZERO);
-            if left < right {
-                let at = ((n * g.h + y) * g.w + column + left - g.pad_w) * g.c + group * group_c;
-                let len = (right - left) * group_c;
-                part[left * group_c..right * group_c].copy_from_slice(&x[at..at + len]);
+            let left = g.pad_w.saturating_sub(column).min(run);
+            let right = (g.pad_w + g.w).saturating_sub(column).min(run);
+            if y >= g.h || left >= right {
+                windows[to..end].fill(T::ZERO);
+            } else {
+                let from = ((n * g.h + y) * g.w + column + left - g.pad_w) * g.c + group * group_c;
+                let (start, stop) = (to + left * group_c, to + right * group_c);
+                windows[to..start].fill(T::ZERO);
+                copy(x, from, windows, start, stop - start);
+                windows[stop..end].fill(T::ZERO);
             }
+            to = end;
         }
     }
+}
+
+/// Copies `len` numbers. A few are copied as a block of fixed size, which is one or two instructions and not a
+/// call: what lies behind them in `windows` is written next.
+#[inline(always)]
+fn copy<T: Element>(x: &[T], from: usize, windows: &mut [T], to: usize, len: usize) {
+    const FEW: usize = 16;
+    if len <= FEW && from + FEW <= x.len() && to + FEW <= windows.len() {
+        windows[to..to + FEW].copy_from_slice(&x[from..from + FEW]);
+    } else {
+        windows[to..to + len].copy_from_slice(&x[from..from + len]);
+    }
+}
+
+/// Image, row and column of each output pixel of a range, without a division for each.
+fn pixels(g: &Geometry, rows: Range<usize>) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (height, width) = (g.out_h, g.out_w);
+    let first = rows.start;
+    let mut next = (first / (height * width), first / width % height, first % width);
+    rows.map(move |_| {
+        let (n, i, j) = next;
+        next = match (i + 1 == height, j + 1 == width) {
+            (_, false) => (n, i, j + 1),
+            (false, true) => (n, i + 1, 0),
+            (true, true) => (n + 1, 0, 0),
+        };
+        (n, i, j)
+    })
 }

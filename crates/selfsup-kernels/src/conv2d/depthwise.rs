@@ -4,6 +4,7 @@
 use super::cpu::sum_slabs;
 use super::geometry::Geometry;
 use crate::element::Element;
+use crate::simd::vectorized;
 use rayon::prelude::*;
 
 /// Sums of the weight's gradient, at most: one for every few images.
@@ -13,16 +14,26 @@ const SLABS: usize = 32;
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
     y.par_chunks_mut(g.out_w * g.k).enumerate().for_each(|(row, y)| {
         let (n, i) = (row / g.out_h, row % g.out_h);
-        pulp::Arch::new().dispatch(|| {
-            for (j, y) in y.chunks_exact_mut(g.k).enumerate() {
-                each_tap(g, n, i, j, |tap, at| {
-                    let (x, weight) = (&x[at..at + g.c], &weight[tap * g.c..(tap + 1) * g.c]);
-                    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                        *y += *x * *w;
-                    }
-                });
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (j, y) in y.chunks_exact_mut(g.k).enumerate() {
+                    each_tap(
+                        g,
+                        n,
+                        i,
+                        j,
+                        #[inline(always)]
+                        |tap, at| {
+                            let (x, weight) = (&x[at..at + g.c], &weight[tap * g.c..(tap + 1) * g.c]);
+                            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                                *y += *x * *w;
+                            }
+                        },
+                    );
+                }
+            },
+        );
     });
 }
 
@@ -31,16 +42,26 @@ pub(super) fn backward_input<T: Element>(g: &Geometry, dy: &[T], weight: &[T]) -
     let image = g.h * g.w * g.c;
     let mut dx = vec![T::ZERO; g.n * image];
     dx.par_chunks_mut(image).zip(dy.par_chunks(g.out_h * g.out_w * g.k)).for_each(|(dx, dy)| {
-        pulp::Arch::new().dispatch(|| {
-            for (p, dy) in dy.chunks_exact(g.k).enumerate() {
-                each_tap(g, 0, p / g.out_w, p % g.out_w, |tap, at| {
-                    let weight = &weight[tap * g.c..(tap + 1) * g.c];
-                    for ((dx, dy), w) in dx[at..at + g.c].iter_mut().zip(dy).zip(weight) {
-                        *dx += *dy * *w;
-                    }
-                });
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (p, dy) in dy.chunks_exact(g.k).enumerate() {
+                    each_tap(
+                        g,
+                        0,
+                        p / g.out_w,
+                        p % g.out_w,
+                        #[inline(always)]
+                        |tap, at| {
+                            let weight = &weight[tap * g.c..(tap + 1) * g.c];
+                            for ((dx, dy), w) in dx[at..at + g.c].iter_mut().zip(dy).zip(weight) {
+                                *dx += *dy * *w;
+                            }
+                        },
+                    );
+                }
+            },
+        );
     });
     dx
 }
@@ -53,17 +74,27 @@ pub(super) fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Ve
     let mut sums = vec![T::ZERO; g.n.div_ceil(images) * len];
     sums.par_chunks_mut(len).zip(dy.par_chunks(images * pixels * g.k)).enumerate().for_each(
         |(slab, (sum, dy))| {
-            pulp::Arch::new().dispatch(|| {
-                for (p, dy) in dy.chunks_exact(g.k).enumerate() {
-                    let (n, i, j) = (slab * images + p / pixels, p / g.out_w % g.out_h, p % g.out_w);
-                    each_tap(g, n, i, j, |tap, at| {
-                        let sum = &mut sum[tap * g.c..(tap + 1) * g.c];
-                        for ((s, dy), x) in sum.iter_mut().zip(dy).zip(&x[at..at + g.c]) {
-                            *s += *dy * *x;
-                        }
-                    });
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (p, dy) in dy.chunks_exact(g.k).enumerate() {
+                        let (n, i, j) = (slab * images + p / pixels, p / g.out_w % g.out_h, p % g.out_w);
+                        each_tap(
+                            g,
+                            n,
+                            i,
+                            j,
+                            #[inline(always)]
+                            |tap, at| {
+                                let sum = &mut sum[tap * g.c..(tap + 1) * g.c];
+                                for ((s, dy), x) in sum.iter_mut().zip(dy).zip(&x[at..at + g.c]) {
+                                    *s += *dy * *x;
+                                }
+                            },
+                        );
+                    }
+                },
+            );
         },
     );
     sum_slabs(sums, len)

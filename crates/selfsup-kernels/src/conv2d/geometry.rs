@@ -55,6 +55,16 @@ impl Geometry {
                 format!("a kernel within the image of {h}×{w} with padding {padding}, dilation {dilation}");
             return Err(check::shape_error(OP, expected, weight));
         };
+        // Bytes of y as f64 must be countable; a padding of billions of pixels would overflow them.
+        let numbers = [n, out_h, out_w, k, 8].iter().try_fold(1usize, |all, &d| all.checked_mul(d));
+        if numbers.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(check::parameter_error(
+                OP,
+                "padding",
+                "small enough for y to fit in memory",
+                padding,
+            ));
+        }
         let (pad_h, pad_w) = (padding, padding);
         Ok(Self { n, h, w, c, kh, kw, k, out_h, out_w, stride, pad_h, pad_w, dilation, groups })
     }

@@ -105,6 +105,8 @@ fn many_tiles_agree_with_candle() {
     let cases = [
         ([5, 17, 19, 24], [3, 3, 24, 40], Conv2dConfig { padding: 1, ..Default::default() }),
         ([6, 32, 33, 3], [7, 7, 3, 16], Conv2dConfig { stride: 2, padding: 3, ..Default::default() }),
+        // Several tiles in a slab.
+        ([2, 16, 16, 128], [3, 3, 128, 8], Conv2dConfig { padding: 1, ..Default::default() }),
         ([3, 9, 9, 200], [3, 3, 200, 300], Conv2dConfig { stride: 2, padding: 1, ..Default::default() }),
         ([4, 20, 21, 64], [1, 1, 64, 48], Conv2dConfig::default()),
         ([4, 21, 20, 64], [1, 1, 64, 48], Conv2dConfig { stride: 2, ..Default::default() }),
@@ -222,6 +224,7 @@ fn what_does_not_fit_is_an_error_that_says_so() {
     assert!(
         fails(&x, &[3, 3, 6, 2], Conv2dConfig { dilation: usize::MAX, ..d }).contains("within the image")
     );
+    assert!(fails(&x, &[3, 3, 6, 2], Conv2dConfig { padding: 1 << 40, ..d }).contains("padding"));
     assert!(fails(&random((4, 4, 6), 1), &[3, 3, 6, 2], d).contains("[n, h, w, c]"));
     let f32_weight = random_f32((3, 3, 6, 2), 2);
     assert!(conv2d(&x, &f32_weight, d).unwrap_err().to_string().contains("F32"));

@@ -3,6 +3,7 @@
 
 use super::Geometry;
 use crate::element::Element;
+use crate::simd::vectorized;
 use rayon::prelude::*;
 
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
@@ -10,22 +11,31 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
     y.par_chunks_mut(g.out_w * g.c).enumerate().for_each(|(row, y)| {
         let (n, i) = (row / g.out_h, row % g.out_h);
         let image = &x[n * g.h * g.w * g.c..][..g.h * g.w * g.c];
-        pulp::Arch::new().dispatch(|| {
-            for (j, y) in y.chunks_exact_mut(g.c).enumerate() {
-                let mut first = true;
-                each_pixel(g, i, j, |at| {
-                    let x = &image[at..at + g.c];
-                    if first {
-                        y.copy_from_slice(x);
-                    } else {
-                        for (y, x) in y.iter_mut().zip(x) {
-                            *y = if exceeds(*x, *y) { *x } else { *y };
-                        }
-                    }
-                    first = false;
-                });
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (j, y) in y.chunks_exact_mut(g.c).enumerate() {
+                    let mut first = true;
+                    each_pixel(
+                        g,
+                        i,
+                        j,
+                        #[inline(always)]
+                        |at| {
+                            let x = &image[at..at + g.c];
+                            if first {
+                                y.copy_from_slice(x);
+                            } else {
+                                for (y, x) in y.iter_mut().zip(x) {
+                                    *y = if exceeds(*x, *y) { *x } else { *y };
+                                }
+                            }
+                            first = false;
+                        },
+                    );
+                }
+            },
+        );
     });
     y
 }
@@ -39,35 +49,50 @@ pub(super) fn backward<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     images.for_each(|((dx, x), dy)| {
         let mut best = vec![T::ZERO; g.c];
         let mut place = vec![0u32; g.c];
-        pulp::Arch::new().dispatch(|| {
-            for (p, dy) in dy.chunks_exact(g.c).enumerate() {
-                let mut first = true;
-                let mut pixels = 0u32;
-                let (i, j) = (p / g.out_w, p % g.out_w);
-                each_pixel(g, i, j, |at| {
-                    let x = &x[at..at + g.c];
-                    if first {
-                        best.copy_from_slice(x);
-                        place.fill(0);
-                    } else {
-                        for ((best, place), x) in best.iter_mut().zip(place.iter_mut()).zip(x) {
-                            let exceeds = exceeds(*x, *best);
-                            *best = if exceeds { *x } else { *best };
-                            *place = if exceeds { pixels } else { *place };
-                        }
-                    }
-                    first = false;
-                    pixels += 1;
-                });
-                let mut pixel = 0u32;
-                each_pixel(g, i, j, |at| {
-                    for ((dx, dy), place) in dx[at..at + g.c].iter_mut().zip(dy).zip(place.iter()) {
-                        *dx += if *place == pixel { *dy } else { T::ZERO };
-                    }
-                    pixel += 1;
-                });
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (p, dy) in dy.chunks_exact(g.c).enumerate() {
+                    let mut first = true;
+                    let mut pixels = 0u32;
+                    let (i, j) = (p / g.out_w, p % g.out_w);
+                    each_pixel(
+                        g,
+                        i,
+                        j,
+                        #[inline(always)]
+                        |at| {
+                            let x = &x[at..at + g.c];
+                            if first {
+                                best.copy_from_slice(x);
+                                place.fill(0);
+                            } else {
+                                for ((best, place), x) in best.iter_mut().zip(place.iter_mut()).zip(x) {
+                                    let exceeds = exceeds(*x, *best);
+                                    *best = if exceeds { *x } else { *best };
+                                    *place = if exceeds { pixels } else { *place };
+                                }
+                            }
+                            first = false;
+                            pixels += 1;
+                        },
+                    );
+                    let mut pixel = 0u32;
+                    each_pixel(
+                        g,
+                        i,
+                        j,
+                        #[inline(always)]
+                        |at| {
+                            for ((dx, dy), place) in dx[at..at + g.c].iter_mut().zip(dy).zip(place.iter()) {
+                                *dx += if *place == pixel { *dy } else { T::ZERO };
+                            }
+                            pixel += 1;
+                        },
+                    );
+                }
+            },
+        );
     });
     dx
 }

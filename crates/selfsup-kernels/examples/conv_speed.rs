@@ -1,0 +1,70 @@
+//! The speed of convolution on a ResNet-18's shapes, beside candle's own, in GFLOP/s.
+//!
+//!     cargo run --release -p selfsup-kernels --example conv_speed -- [BATCH] [REPEATS]
+//!
+//! RAYON_NUM_THREADS sets the threads. The best of the repeats is printed. Forward+backward counts two products
+//! for the image layer, whose input needs no gradient, and three for the others.
+
+use candle_core::{Device, Result, Tensor, Var};
+use selfsup_kernels::{Conv2dConfig, conv2d};
+use std::time::Instant;
+
+/// c, side of the image, k, stride; all 3×3 with padding 1.
+const SHAPES: [(usize, usize, usize, usize); 6] = [
+    (64, 32, 64, 1),
+    (128, 16, 128, 1),
+    (256, 8, 256, 1),
+    (512, 4, 512, 1),
+    (64, 32, 128, 2),
+    (3, 32, 64, 1),
+];
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
+    let batch = arguments.next().unwrap_or(16);
+    let repeats = arguments.next().unwrap_or(3);
+    println!(
+        "{:20} {:>10} {:>10} {:>12} {:>12}",
+        "c×h→k /stride", "forward", "f+b", "candle f", "candle f+b"
+    );
+    for (c, side, k, stride) in SHAPES {
+        let image = c == 3;
+        let config = Conv2dConfig { stride, padding: 1, ..Default::default() };
+        let nhwc = Var::randn(0f32, 1.0, (batch, side, side, c), &Device::Cpu)?;
+        let hwio = Var::randn(0f32, 0.1, (3, 3, c, k), &Device::Cpu)?;
+        let nchw = Var::from_tensor(&nhwc.permute((0, 3, 1, 2))?.contiguous()?)?;
+        let oihw = Var::from_tensor(&hwio.permute((3, 2, 0, 1))?.contiguous()?)?;
+        let input = |x: &Var| if image { x.as_detached_tensor() } else { x.as_tensor().clone() };
+        let (nhwc, nchw) = (input(&nhwc), input(&nchw));
+        let ours = || conv2d(&nhwc, &hwio, config).map_err(candle_core::Error::wrap);
+        let candle = || nchw.conv2d(&oihw, 1, stride, 1, 1);
+        let flop = (2 * batch * (side / stride).pow(2) * 9 * c * k) as f64;
+        let products = if image { 2.0 } else { 3.0 };
+        println!(
+            "{:20} {:10.0} {:10.0} {:12.0} {:12.0}",
+            format!("{c}×{side}→{k} /{stride}"),
+            flop / best(repeats, ours)?,
+            products * flop / best(repeats, || backward(ours()?))?,
+            flop / best(repeats, candle)?,
+            products * flop / best(repeats, || backward(candle()?))?,
+        );
+    }
+    Ok(())
+}
+
+/// candle seeds the backward pass with ones of y's shape, as a loss's own backward pass would.
+fn backward(y: Tensor) -> Result<Tensor> {
+    y.backward()?;
+    Ok(y)
+}
+
+/// The shortest time of a call in nanoseconds.
+fn best(repeats: usize, f: impl Fn() -> Result<Tensor>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..=repeats {
+        let start = Instant::now();
+        std::hint::black_box(f()?);
+        best = best.min(start.elapsed().as_nanos() as f64);
+    }
+    Ok(best)
+}

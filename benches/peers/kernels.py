@@ -1,4 +1,4 @@
-"""The work of crates/selfsup-kernels/examples/conv_speed.rs and benches/benches/kernels.rs in PyTorch.
+"""The work of crates/selfsup-kernels/examples/speed.rs and benches/benches/kernels.rs in PyTorch.
 
     python kernels.py [BATCH] [REPEATS] [THREADS]
 

@@ -1,12 +1,12 @@
-//! The speed of convolution on a ResNet-18's shapes, beside candle's own, in GFLOP/s.
+//! The speed of convolution on a ResNet-18's shapes, beside candle's own, in GFLOP/s, and of other operations in ms.
 //!
-//!     cargo run --release -p selfsup-kernels --example conv_speed -- [BATCH] [REPEATS]
+//!     cargo run --release -p selfsup-kernels --example speed -- [BATCH] [REPEATS]
 //!
 //! RAYON_NUM_THREADS sets the threads. The best of the repeats is printed. Forward+backward counts two products
 //! for the image layer, whose input needs no gradient, and three for the others.
 
 use candle_core::{Device, Result, Tensor, Var};
-use selfsup_kernels::{Conv2dConfig, conv2d};
+use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, log_softmax, max_pool2d};
 use std::time::Instant;
 
 /// c, side of the image, k, stride; all 3×3 with padding 1.
@@ -49,6 +49,20 @@ fn main() -> Result<()> {
             products * flop / best(repeats, || backward(candle()?))?,
         );
     }
+    let random = |shape: &[usize]| Var::randn(0f32, 1.0, shape, &Device::Cpu);
+    let (x, weight, bias) = (random(&[batch, 32, 32, 64])?, random(&[64])?, random(&[64])?);
+    let config = BatchNormConfig { relu: true, ..Default::default() };
+    let row = |name: &str, f: &dyn Fn() -> selfsup_kernels::Result<Tensor>| -> Result<()> {
+        let f = || f().map_err(candle_core::Error::wrap);
+        let (forward, both) = (best(repeats, f)? / 1e6, best(repeats, || backward(f()?))? / 1e6);
+        println!("{name}: forward {forward:.1} ms, f+b {both:.1} ms");
+        Ok(())
+    };
+    row("batch_norm+relu B×32×32×64", &|| Ok(batch_norm_train(&x, &weight, &bias, None, config)?.y))?;
+    let x = random(&[batch, 112, 112, 64])?;
+    row("max_pool2d 3/2/1 B×112×112×64", &|| max_pool2d(&x, 3, 2, 1))?;
+    let x = random(&[4096, 1000])?;
+    row("log_softmax 4096×1000", &|| log_softmax(&x))?;
     Ok(())
 }
 

@@ -9,6 +9,11 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use selfsup_objectives::{contrastive_accuracy, effective_rank, embedding_std, nt_xent};
 use std::hint::black_box;
 
+/// As in the command: the system's allocator gives blocks of this size back at once, and faulting them in again
+/// takes three times as long as the work.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const D: usize = 128;
 
 fn embeddings(n: usize, seed: u64) -> Var {

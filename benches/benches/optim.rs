@@ -7,6 +7,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use selfsup_optim::{OptimizerConfig, Param, check_gradients, clip_grad_norm};
 
+/// As in the command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Weight, scale and shift of every convolution, with the CIFAR stem, and no classifier.
 fn resnet18() -> Vec<Param> {
     let mut convs = vec![(3, 3, 64)];

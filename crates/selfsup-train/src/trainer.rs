@@ -210,20 +210,15 @@ impl Trainer {
         Ok(BatchLoader::new(self.data.clone(), config, order, Arc::new(prepare)))
     }
 
-    fn position(&self) -> Position {
-        Position { step: self.step, samples: self.data.len() }
+    fn write_checkpoint(&self, path: &Path) -> Result<()> {
+        let at = Position { step: self.step, samples: self.data.len() };
+        checkpoint::save(path, at, &self.config, self.method.as_ref(), self.optimizer.as_ref())
     }
 
     /// Writes the last checkpoint and the encoder beside it.
     fn save(&self, observe: &mut dyn FnMut(Event)) -> Result<()> {
         let path = self.folder.checkpoint();
-        checkpoint::save(
-            &path,
-            self.position(),
-            &self.config,
-            self.method.as_ref(),
-            self.optimizer.as_ref(),
-        )?;
+        self.write_checkpoint(&path)?;
         self.save_encoder()?;
         observe(Event::Saved(path));
         Ok(())
@@ -235,13 +230,7 @@ impl Trainer {
             std::fs::create_dir_all(folder)
                 .map_err(|source| Error::Io { path: folder.to_owned(), source })?;
         }
-        checkpoint::save(
-            &path,
-            self.position(),
-            &self.config,
-            self.method.as_ref(),
-            self.optimizer.as_ref(),
-        )?;
+        self.write_checkpoint(&path)?;
         observe(Event::Saved(path));
         Ok(())
     }

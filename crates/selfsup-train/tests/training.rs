@@ -60,6 +60,26 @@ fn a_run_repeats_itself_and_its_seed_matters() {
     assert_ne!(first, run("c", &["steps=5", "seed=1"]));
 }
 
+/// AdamW's first steps move each weight by about the learning rate, whatever the gradient: a run whose schedule
+/// is ignored ends elsewhere, and its records say another rate.
+#[test]
+fn the_schedule_sets_the_rate_of_each_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let rates = |name: &str, schedule: &str| {
+        let path = folder.path().join(name);
+        let lr = "optimizer.lr=0.008";
+        train(&config(&["steps=6", lr, schedule]), &path).unwrap();
+        let records = metrics::read(&path.join("metrics.jsonl")).unwrap();
+        (records.iter().map(|r| r.lr).collect::<Vec<_>>(), records.last().unwrap().loss)
+    };
+    // Three steps an epoch: the drop comes at the fourth.
+    let (dropped, loss) = rates("a", r#"schedule={name="step", milestones_epochs=[1.0], gamma=0.5}"#);
+    assert_eq!(dropped, [0.008, 0.008, 0.008, 0.004, 0.004, 0.004]);
+    let (constant, other) = rates("b", r#"schedule={name="constant"}"#);
+    assert_eq!(constant, [0.008; 6]);
+    assert_ne!(loss, other);
+}
+
 #[test]
 fn a_run_stopped_at_every_step_ends_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();

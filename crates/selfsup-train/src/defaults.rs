@@ -8,7 +8,7 @@
 
 use crate::method::{METHODS, MethodConfig, SimClrConfig};
 use crate::{Error, Normalization, PretrainConfig, Result, nearest};
-use selfsup_augment::Pipeline;
+use selfsup_augment::{ColorJitter, HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
 use selfsup_models::ProjectorConfig;
 use selfsup_optim::{OptimizerConfig, Schedule, SgdConfig};
 
@@ -76,18 +76,18 @@ fn simclr(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
         schedule: Schedule::cosine(10.0),
     };
     match kind {
-        // Gray images of upright clothes: no hue to jitter, and crops that leave something to recognise.
+        // Chosen by the probes on a fifth of the training images, held out; the test part was not looked at.
         Kind::FirstLook => PretrainConfig {
             arch: "resnet10-mini".into(),
             batch_size: 128,
-            epochs: 5,
+            epochs: 11,
             normalization: Normalization::FASHION_MNIST,
             method: MethodConfig::SimClr(SimClrConfig {
-                temperature: 0.2,
+                temperature: 0.15,
                 projector: ProjectorConfig::default(),
-                augmentation: Pipeline::simclr_cifar(side),
+                augmentation: simclr_gray(side),
             }),
-            optimizer: OptimizerConfig::adamw(2e-3),
+            optimizer: OptimizerConfig::adamw(3e-3),
             schedule: Schedule::cosine(0.3),
             ..base
         },
@@ -109,4 +109,20 @@ fn simclr(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
         // Chen et al. 2020, §2.2: LARS at 0.3 × batch / 256, decay 1e-6, ten epochs of warm-up, τ 0.1.
         Kind::Photographs => PretrainConfig { arch: "resnet50".into(), ..base },
     }
+}
+
+/// SimCLR's crops, flips and jitter for gray images that are all aligned: strong brightness and contrast, no colour,
+/// and crops of a quarter or more, since where a thing is tells much of what it is.
+fn simclr_gray(size: u32) -> Pipeline {
+    Pipeline(vec![
+        Transform::RandomResizedCrop(RandomResizedCrop::new(size, [0.25, 1.0])),
+        Transform::HorizontalFlip(HorizontalFlip { p: 0.5 }),
+        Transform::ColorJitter(ColorJitter {
+            p: 0.8,
+            brightness: 0.9,
+            contrast: 0.9,
+            saturation: 0.0,
+            hue: 0.0,
+        }),
+    ])
 }

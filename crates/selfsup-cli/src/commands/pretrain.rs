@@ -29,6 +29,7 @@ pub fn run(args: PretrainArgs) -> Result {
             Trainer::create(config, data, &folder).or_usage()?
         }
     };
+    warn_of_a_long_warm_up(&trainer);
     train(&mut trainer, args.quiet)?;
     if !args.no_probe {
         closing_table(trainer.encoder(), trainer.config(), args.quiet)?;
@@ -126,6 +127,14 @@ fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {
             config.image_size,
             config.batch_size
         );
+    }
+}
+
+/// Such a run is legal, the beginning of a longer one, but seldom meant.
+fn warn_of_a_long_warm_up(trainer: &Trainer) {
+    let length = (trainer.total_steps(), trainer.steps_per_epoch());
+    if let Err(error) = trainer.config().schedule.check_length(length.0, length.1) {
+        eprintln!("warning: {error}; the full learning rate is never reached");
     }
 }
 

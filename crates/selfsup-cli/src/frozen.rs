@@ -57,8 +57,9 @@ pub fn file(text: &str) -> Result<PathBuf> {
 pub fn features(frozen: &Frozen, data: &Arc<Dataset>, args: &ExtractArgs, what: &str) -> Result<Features> {
     let config = ExtractConfig { batch_size: args.batch_size as usize, workers: args.workers, strict: false };
     let mut progress = Progress::new(what, data.len() as u64, 0, args.quiet);
-    let features =
+    let mut features =
         extract(frozen, data.clone(), &config, &mut |done| progress.at(done as u64, || "images".into()))?;
+    features.source = data.name().to_owned();
     progress.finish();
     for (id, why) in &features.skipped {
         eprintln!("skipped {id}: {why}");

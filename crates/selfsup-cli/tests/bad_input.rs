@@ -131,6 +131,25 @@ fn a_probe_needs_labels_of_two_classes() {
 }
 
 #[test]
+fn labels_that_do_not_suffice_are_said_before_the_work_and_cost_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..8 {
+        image(&folder.path().join(format!("two/cat/{i}.png")), 20);
+        image(&folder.path().join(format!("two/dog/{i}.png")), 20);
+    }
+    let args = ["probe", "pixels", "--data", "two", "--labels-per-class", "30"];
+    refused_in(folder.path(), &args, &["`cat`", "30 were asked for"]);
+    let args = ["pretrain", "simclr", "--data", "two", "--arch", "resnet10-mini", "--image-size", "20"];
+    let more = ["--batch-size", "4", "--steps", "1", "--out", "run"];
+    let (status, stdout, stderr) = selfsup(folder.path(), &[&args[..], &more].concat());
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stderr.contains("no column `linear, 10 a class`: the class `cat` has"), "{stderr}");
+    assert!(stderr.contains("warning: schedule.warmup_epochs must be no longer than the run"), "{stderr}");
+    let head = stdout.lines().next().unwrap_or_default();
+    assert!(head.ends_with("kNN  linear") && stdout.contains("resnet10-mini, simclr"), "{stdout}");
+}
+
+#[test]
 fn an_encoder_that_is_none_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("encoder.safetensors"), b"not a weight file").unwrap();

@@ -60,6 +60,16 @@ impl OptimizerConfig {
         Self::AdamW(AdamWConfig::new(lr))
     }
 
+    /// The optimiser of a name with its own defaults; `None` if there is none of that name.
+    pub fn named(name: &str, lr: f64) -> Option<Self> {
+        match name {
+            "sgd" => Some(Self::sgd(lr)),
+            "lars" => Some(Self::lars(lr)),
+            "adamw" => Some(Self::adamw(lr)),
+            _ => None,
+        }
+    }
+
     /// The name that chooses it in a file.
     pub fn name(&self) -> &'static str {
         match self {
@@ -127,6 +137,8 @@ mod tests {
             let good = format!(r#"{{"name":"{name}","lr":1,{fields}}}"#);
             let config: OptimizerConfig = serde_json::from_str(&good).unwrap();
             assert_eq!((config.name(), config.lr()), (name, 1.0));
+            let named = OptimizerConfig::named(name, 2.0).unwrap();
+            assert_eq!((named.name(), named.lr()), (name, 2.0));
             let again: OptimizerConfig =
                 serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
             assert_eq!(again, config);

@@ -5,6 +5,7 @@ use crate::features::{Features, Labelled};
 use crate::knn::{self, KnnConfig};
 use crate::linear::{self, LinearConfig};
 use crate::{Result, few_labels};
+use selfsup_data::Source;
 use serde::{Deserialize, Serialize};
 
 /// A kind of probe.
@@ -100,13 +101,7 @@ pub fn run(
     classes: &[String],
     config: &ProbeConfig,
 ) -> Result<Vec<ProbeResult>> {
-    config.validate()?;
-    let train = train.labelled("train", classes)?;
-    let test = test.labelled("test", classes)?;
-    train.check_test(&test)?;
-    for per_class in config.labels_per_class.iter().flatten() {
-        few_labels::draw(train.labels(), classes, *per_class, config.seeds[0])?;
-    }
+    let (train, test) = checked(train, test, classes, config)?;
 
     let mut results = Vec::new();
     for &kind in &config.kinds {
@@ -142,6 +137,44 @@ pub fn run(
         }
     }
     Ok(results)
+}
+
+/// What [`run`] would refuse for its labels, said before any feature is computed.
+///
+/// # Errors
+///
+/// Those of [`run`] that depend on the settings and the labels alone. An image that cannot be decoded may still
+/// leave too few.
+pub fn check(train: &dyn Source, test: &dyn Source, classes: &[String], config: &ProbeConfig) -> Result<()> {
+    checked(&labels_alone(train), &labels_alone(test), classes, config).map(|_| ())
+}
+
+fn checked<'a>(
+    train: &'a Features,
+    test: &'a Features,
+    classes: &'a [String],
+    config: &ProbeConfig,
+) -> Result<(Labelled<'a>, Labelled<'a>)> {
+    config.validate()?;
+    let train = train.labelled("train", classes)?;
+    let test = test.labelled("test", classes)?;
+    train.check_test(&test)?;
+    for per_class in config.labels_per_class.iter().flatten() {
+        few_labels::draw(train.labels(), classes, *per_class, config.seeds[0])?;
+    }
+    Ok((train, test))
+}
+
+/// Each sample with its label and one feature that says nothing.
+fn labels_alone(source: &dyn Source) -> Features {
+    let samples = || (0..source.len()).map(|i| source.sample(i));
+    Features {
+        values: vec![0.0; source.len()],
+        dim: 1,
+        labels: samples().map(|s| s.label).collect(),
+        ids: samples().map(|s| s.id.clone()).collect(),
+        ..Features::default()
+    }
 }
 
 /// Mean and sample standard deviation √(Σ(x − mean)² / (n − 1)); the latter is 0 for one value.

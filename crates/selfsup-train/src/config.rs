@@ -84,9 +84,13 @@ impl PretrainConfig {
         let image_size = last("image_size").and_then(Value::as_integer).and_then(|n| usize::try_from(n).ok());
         let base = defaults::config(method, data, image_size)?;
         let mut merged = to_table(&base);
-        for layer in layers {
-            merge(&mut merged, layer);
-        }
+        let over = layers.iter().rev().fold(Table::new(), |over, layer| {
+            let mut joined = layer.clone();
+            merge(&mut joined, &over);
+            joined
+        });
+        change_optimizer(&mut merged, &over)?;
+        merge(&mut merged, &over);
         let config: Self = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| Error::Config(with_nearest(e.message())))?;
@@ -215,20 +219,42 @@ fn to_table(config: &PretrainConfig) -> Table {
 }
 
 /// Puts `over` on `base`, table by table. A table whose `name` changes is replaced: the settings of one
-/// optimiser mean nothing to another.
+/// schedule mean nothing to another.
 fn merge(base: &mut Table, over: &Table) {
     for (key, value) in over {
         match (base.get_mut(key), value) {
-            (Some(Value::Table(old)), Value::Table(new))
-                if new.get("name").is_none_or(|n| old.get("name") == Some(n)) =>
-            {
-                merge(old, new);
-            }
+            (Some(Value::Table(old)), Value::Table(new)) if !renamed(old, new) => merge(old, new),
             _ => {
                 base.insert(key.clone(), value.clone());
             }
         }
     }
+}
+
+/// Whether both tables have a `name`, and not the same.
+fn renamed(old: &Table, new: &Table) -> bool {
+    matches!((old.get("name"), new.get("name")), (Some(old), Some(new)) if old != new)
+}
+
+/// If `over` names another optimiser than `base`, `base` gets that one with its own defaults. No default fits its
+/// learning rate, which depends on the method and the batch.
+fn change_optimizer(base: &mut Table, over: &Table) -> Result<()> {
+    let table = |of: &Table| of.get("optimizer").and_then(Value::as_table).cloned().unwrap_or_default();
+    let (old, new) = (table(base), table(over));
+    let name = new.get("name").and_then(Value::as_str);
+    let Some(config) = name.and_then(|name| OptimizerConfig::named(name, 1.0)) else { return Ok(()) };
+    if !renamed(&old, &new) {
+        return Ok(());
+    }
+    if !new.contains_key("lr") {
+        let (old, new) = (old["name"].as_str().unwrap_or_default(), config.name());
+        return Err(Error::Config(format!(
+            "optimizer.name is `{new}` in place of `{old}`, whose learning rate does not suit it; give optimizer.lr \
+             (or --lr) too"
+        )));
+    }
+    base.insert("optimizer".into(), Value::try_from(config).expect("plain values"));
+    Ok(())
 }
 
 /// Paths at which two values differ, each with both values.

@@ -25,7 +25,9 @@ pub fn run(args: ProbeArgs) -> Result {
     let parts = open_labelled_parts(&args.data, args.test.as_deref(), &OpenOptions::default()).or_usage()?;
     say_split(&parts, &args.data);
     let data = Parts::from(parts);
-    let results = data.measure(&frozen, &config, &args.extract, "probe")?;
+    data.check(&config).or_usage()?;
+    let (train, test) = data.features(&frozen, &args.extract, "probe")?;
+    let results = probe(&train, &test, data.train.classes(), &config)?;
     if args.json {
         let sha256 = match &frozen {
             Frozen::Encoder(encoder) => Some(encoder.params().sha256()?),
@@ -50,7 +52,8 @@ pub fn run(args: ProbeArgs) -> Result {
     Ok(())
 }
 
-/// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few.
+/// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few. The training is
+/// done: what the labels do not allow is left out and said.
 pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) -> Result {
     let parts = match open_labelled_parts(&config.data, None, &OpenOptions::default()) {
         Ok(parts) => parts,
@@ -61,6 +64,16 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
     };
     say_split(&parts, &config.data);
     let data = Parts::from(parts);
+    let mut columns = Vec::new();
+    for (name, config) in closing_columns() {
+        match data.check(&config) {
+            Ok(()) => columns.push((name, config)),
+            Err(why) => eprintln!("no column `{name}`: {why}"),
+        }
+    }
+    if columns.is_empty() {
+        return Ok(());
+    }
     let image_size = u32::try_from(config.image_size).unwrap_or(u32::MAX).min(PIXELS_IMAGE_SIZE);
     let untrained =
         Encoder::untrained(encoder.arch(), encoder.preprocessing().clone(), config.seed, encoder.device())?;
@@ -70,28 +83,33 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
         (format!("{}, {}", config.arch, config.method.name()), Frozen::Encoder(encoder.clone())),
     ];
     let extract = ExtractArgs::new(&config.device, config.workers, quiet);
-    let columns = [
-        ProbeConfig { kinds: vec![ProbeKind::Knn], seeds: vec![0], ..ProbeConfig::default() },
-        ProbeConfig { kinds: vec![ProbeKind::Linear], seeds: vec![0], ..ProbeConfig::default() },
-        ProbeConfig {
-            kinds: vec![ProbeKind::Linear],
-            labels_per_class: vec![Some(FEW_LABELS)],
-            seeds: (0..FEW_LABELS_SEEDS).collect(),
-            ..ProbeConfig::default()
-        },
-    ];
-    let few = format!("linear, {FEW_LABELS} a class");
-    let mut table = vec![vec!["top-1 on the test part, %".to_owned(), "kNN".into(), "linear".into(), few]];
+    let heads = columns.iter().map(|(name, _)| name.clone());
+    let mut table = vec![std::iter::once("top-1 on the test part, %".to_owned()).chain(heads).collect()];
     for (name, frozen) in rows {
         let (train, test) = data.features(&frozen, &extract, &name)?;
         let mut row = vec![name];
-        for column in &columns {
+        for (_, column) in &columns {
             row.extend(probe(&train, &test, data.train.classes(), column)?.iter().map(accuracy));
         }
         table.push(row);
     }
     print!("{}", render(&table));
     Ok(())
+}
+
+/// The closing table's columns: each a probe with one row of results.
+fn closing_columns() -> [(String, ProbeConfig); 3] {
+    let all = |kind| ProbeConfig { kinds: vec![kind], seeds: vec![0], ..ProbeConfig::default() };
+    let few = ProbeConfig {
+        labels_per_class: vec![Some(FEW_LABELS)],
+        seeds: (0..FEW_LABELS_SEEDS).collect(),
+        ..all(ProbeKind::Linear)
+    };
+    [
+        ("kNN".into(), all(ProbeKind::Knn)),
+        ("linear".into(), all(ProbeKind::Linear)),
+        (format!("linear, {FEW_LABELS} a class"), few),
+    ]
 }
 
 /// The two labelled parts.
@@ -113,15 +131,9 @@ impl Parts {
         Ok((train, test))
     }
 
-    fn measure(
-        &self,
-        frozen: &Frozen,
-        config: &ProbeConfig,
-        args: &ExtractArgs,
-        what: &str,
-    ) -> Result<Vec<ProbeResult>> {
-        let (train, test) = self.features(frozen, args, what)?;
-        Ok(probe(&train, &test, self.train.classes(), config)?)
+    /// What the labels alone decide, before an encoder runs over the images.
+    fn check(&self, config: &ProbeConfig) -> selfsup_probe::Result<()> {
+        selfsup_probe::protocol::check(&*self.train, &*self.test, self.train.classes(), config)
     }
 }
 

@@ -1,5 +1,6 @@
 //! How the program ends when it does not succeed: one `error:` line, its causes below, and a status.
 
+use crate::output;
 use std::process::ExitCode;
 
 /// Why the program ends.
@@ -23,7 +24,7 @@ impl Failure {
             Failure::Work(error) => print(&error, 1),
             Failure::Usage(error) => print(&error, 2),
             Failure::Interrupted(text) => {
-                eprintln!("{text}");
+                output::say(text);
                 ExitCode::from(130)
             }
         }
@@ -31,13 +32,13 @@ impl Failure {
 }
 
 fn print(error: &anyhow::Error, status: u8) -> ExitCode {
-    eprintln!("error: {error}");
+    output::say(format_args!("error: {error}"));
     let mut said = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // A transparent wrapper repeats its cause word for word.
         if !said.contains(&cause) {
-            eprintln!("  caused by: {cause}");
+            output::say(format_args!("  caused by: {cause}"));
             said = cause;
         }
     }

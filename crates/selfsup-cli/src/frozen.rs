@@ -2,6 +2,7 @@
 
 use crate::args::ExtractArgs;
 use crate::failure::{Failure, OrUsage, Result};
+use crate::output;
 use crate::progress::Progress;
 use anyhow::anyhow;
 use candle_core::Device;
@@ -62,7 +63,7 @@ pub fn features(frozen: &Frozen, data: &Arc<Dataset>, args: &ExtractArgs, what: 
     features.source = data.name().to_owned();
     progress.finish();
     for (id, why) in &features.skipped {
-        eprintln!("skipped {id}: {why}");
+        output::say(format_args!("skipped {id}: {why}"));
     }
     Ok(features)
 }

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod failure;
 mod frozen;
+mod output;
 mod progress;
 mod table;
 
@@ -30,8 +31,9 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Show(args) => commands::show::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "selfsup", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "selfsup", &mut script);
+            output::print(String::from_utf8_lossy(&script)).map_err(Into::into)
         }
     };
     match result {

@@ -1,5 +1,6 @@
 //! Progress on stderr: a bar on a terminal, a line now and then otherwise.
 
+use crate::output;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -52,15 +53,21 @@ impl Progress {
             self.said = Instant::now();
             let part = (done - self.from).max(1) as f64 / (self.total - self.from).max(1) as f64;
             let left = self.start.elapsed().mul_f64((1.0 - part) / part);
-            eprintln!("{} {done}/{} {} eta {}", self.what, self.total, message(), HumanDuration(left));
+            output::say(format_args!(
+                "{} {done}/{} {} eta {}",
+                self.what,
+                self.total,
+                message(),
+                HumanDuration(left)
+            ));
         }
     }
 
     /// A message among the progress; shown even when quiet, since it is no progress.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| output::say(text)),
+            None => output::say(text),
         }
     }
 

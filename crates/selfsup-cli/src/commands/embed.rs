@@ -3,6 +3,7 @@
 use crate::args::EmbedArgs;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::frozen;
+use crate::output;
 use anyhow::{Context, anyhow};
 use candle_core::{Device, Tensor};
 use selfsup_data::{OpenOptions, Part};
@@ -39,7 +40,7 @@ pub fn run(args: EmbedArgs) -> Result {
         }
         Format::Npy => npy(&args.out, &values, &labels, &features)?,
     }
-    println!("{}: {n} images, {} features each", args.out.display(), features.dim);
+    output::print_line(format_args!("{}: {n} images, {} features each", args.out.display(), features.dim))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::args::InspectArgs;
 use crate::failure::{OrUsage, Result};
+use crate::output;
 use crate::{frozen, table::render};
 use anyhow::Context;
 use candle_core::Device;
@@ -49,7 +50,7 @@ pub fn run(args: InspectArgs) -> Result {
         None => file(&args.what)?,
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
         print(&report)?;
     }
@@ -107,24 +108,27 @@ fn untrained(name: &str) -> selfsup_models::Result<Report> {
 }
 
 fn print(report: &Report) -> Result {
-    println!("{}", report.what);
+    output::print_line(&report.what)?;
     if let Some(hash) = &report.file_sha256 {
-        println!("sha256 {hash}");
+        output::print_line(format_args!("sha256 {hash}"))?;
     }
     for (key, value) in report.metadata.iter().filter(|(key, _)| *key != "config") {
-        println!("{key}: {value}");
+        output::print_line(format_args!("{key}: {value}"))?;
     }
-    println!("{} numbers in {} tensors\n", report.parameters, report.tensors.len());
+    output::print_line(format_args!("{} numbers in {} tensors\n", report.parameters, report.tensors.len()))?;
     let head = ["tensor", "shape", "dtype"].map(str::to_owned).to_vec();
     let rows = report.tensors.iter().map(|t| vec![t.name.clone(), format!("{:?}", t.shape), t.dtype.into()]);
-    print!("{}", render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
+    output::print(render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
     if let Some(run) = &report.run {
         if let Some(last) = &run.last_record {
-            println!("\nlast logged: step {}, epoch {:.2}, loss {:.4}", last.step, last.epoch, last.loss);
+            output::print_line(format_args!(
+                "\nlast logged: step {}, epoch {:.2}, loss {:.4}",
+                last.step, last.epoch, last.loss
+            ))?;
         }
-        println!("\nconfig.toml, sha256 {}:", run.config_sha256);
+        output::print_line(format_args!("\nconfig.toml, sha256 {}:", run.config_sha256))?;
         let config: toml::Value = serde_json::from_value(run.config.clone())?;
-        print!("{}", toml::to_string(&config)?);
+        output::print(toml::to_string(&config)?)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::args::JsonArgs;
 use crate::failure::Result;
+use crate::output;
 use crate::table::render;
 use candle_core::Device;
 use selfsup_models::params::ParamBuilder;
@@ -20,15 +21,15 @@ pub fn methods(args: JsonArgs) -> Result {
             Ok(value)
         });
         let list = list.collect::<anyhow::Result<Vec<Value>>>()?;
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        output::print_line(serde_json::to_string_pretty(&list)?)?;
         return Ok(());
     }
     let head = ["method", "year", "idea", "paper"].map(str::to_owned).to_vec();
     let rows = METHODS
         .iter()
         .map(|m| vec![m.name.into(), m.year.to_string(), m.idea.into(), format!("{}, {}", m.title, m.paper)]);
-    print!("{}", render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
-    println!("\ndefaults: selfsup pretrain METHOD --dry-run");
+    output::print(render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
+    output::print_line("\ndefaults: selfsup pretrain METHOD --dry-run")?;
     Ok(())
 }
 
@@ -46,14 +47,14 @@ pub fn archs(args: JsonArgs) -> Result {
                     "image_size": a.image_size, "source": a.source})
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        output::print_line(serde_json::to_string_pretty(&list)?)?;
         return Ok(());
     }
     let head = ["arch", "features", "parameters", "image size"].map(str::to_owned).to_vec();
     let rows = list.iter().map(|(a, count)| {
         vec![a.name.into(), a.config.feature_dim().to_string(), count.to_string(), a.image_size.to_string()]
     });
-    print!("{}", render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
+    output::print(render(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::args::PretrainArgs;
 use crate::commands::probe::closing_table;
 use crate::failure::{Failure, OrUsage, Result};
+use crate::output;
 use crate::progress::Progress;
 use anyhow::{Context, anyhow};
 use selfsup_data::{Dataset, OpenOptions, Part, Source};
@@ -19,7 +20,7 @@ pub fn run(args: PretrainArgs) -> Result {
     let data = open(&config).or_usage()?;
     describe(&config, &data, args.quiet);
     if args.dry_run {
-        print!("{}", config.to_toml());
+        output::print(config.to_toml())?;
         return Ok(());
     }
     let mut trainer = match &args.resume {
@@ -118,7 +119,7 @@ fn open(config: &PretrainConfig) -> anyhow::Result<Arc<Dataset>> {
 
 fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {
     if !quiet {
-        eprintln!(
+        output::say(format_args!(
             "{} on {} images of {}: {} at {} px, batches of {}",
             config.method.name(),
             data.len(),
@@ -126,7 +127,7 @@ fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {
             config.arch,
             config.image_size,
             config.batch_size
-        );
+        ));
     }
 }
 
@@ -134,7 +135,7 @@ fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {
 fn warn_of_a_long_warm_up(trainer: &Trainer) {
     let length = (trainer.total_steps(), trainer.steps_per_epoch());
     if let Err(error) = trainer.config().schedule.check_length(length.0, length.1) {
-        eprintln!("warning: {error}; the full learning rate is never reached");
+        output::say(format_args!("warning: {error}; the full learning rate is never reached"));
     }
 }
 
@@ -176,7 +177,7 @@ fn train(trainer: &mut Trainer, quiet: bool) -> Result {
         }
         Outcome::Finished => {
             if !quiet {
-                eprintln!("the run is in {}", folder.display());
+                output::say(format_args!("the run is in {}", folder.display()));
             }
             Ok(())
         }

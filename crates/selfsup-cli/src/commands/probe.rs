@@ -3,6 +3,7 @@
 use crate::args::{ExtractArgs, Kind, Labels, ProbeArgs};
 use crate::failure::{OrUsage, Result};
 use crate::frozen::{self, PIXELS_IMAGE_SIZE};
+use crate::output;
 use crate::table::render;
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, Split, open_labelled_parts};
 use selfsup_models::Encoder;
@@ -40,7 +41,7 @@ pub fn run(args: ProbeArgs) -> Result {
             "classes": data.train.classes(),
             "results": results,
         });
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        output::print_line(serde_json::to_string_pretty(&document)?)?;
         return Ok(());
     }
     let mut rows = vec![["probe", "labels a class", "train", "test", "top-1"].map(str::to_owned).to_vec()];
@@ -48,7 +49,7 @@ pub fn run(args: ProbeArgs) -> Result {
         let labels = r.labels_per_class.map_or("all".to_owned(), |n| n.to_string());
         vec![name(r.kind).to_owned(), labels, r.train.to_string(), r.test.to_string(), accuracy(r)]
     }));
-    print!("{}", render(&rows));
+    output::print(render(&rows))?;
     Ok(())
 }
 
@@ -58,7 +59,9 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
     let parts = match open_labelled_parts(&config.data, None, &OpenOptions::default()) {
         Ok(parts) => parts,
         Err(why) => {
-            eprintln!("no table: {why}; `selfsup probe` measures the encoder on labelled images");
+            output::say(format_args!(
+                "no table: {why}; `selfsup probe` measures the encoder on labelled images"
+            ));
             return Ok(());
         }
     };
@@ -68,7 +71,7 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
     for (name, config) in closing_columns() {
         match data.check(&config) {
             Ok(()) => columns.push((name, config)),
-            Err(why) => eprintln!("no column `{name}`: {why}"),
+            Err(why) => output::say(format_args!("no column `{name}`: {why}")),
         }
     }
     if columns.is_empty() {
@@ -93,7 +96,7 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
         }
         table.push(row);
     }
-    print!("{}", render(&table));
+    output::print(render(&table))?;
     Ok(())
 }
 
@@ -169,11 +172,11 @@ fn config(args: &ProbeArgs) -> ProbeConfig {
 
 fn say_split(parts: &LabelledParts, data: &str) {
     if parts.split == Split::Hashed {
-        eprintln!(
+        output::say(format_args!(
             "`{data}` has no test part: a fixed hash of each image's id puts {} of {} there",
             selfsup_data::Source::len(&parts.test),
             selfsup_data::Source::len(&parts.test) + selfsup_data::Source::len(&parts.train),
-        );
+        ));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::args::ShowArgs;
 use crate::commands::pretrain::{known_method, layers};
 use crate::failure::{OrUsage, Result};
+use crate::output;
 use anyhow::{Context, anyhow};
 use image::{Rgb, RgbImage, imageops};
 use selfsup_data::{OpenOptions, Part, Source, sample_rng};
@@ -40,12 +41,12 @@ pub fn run(args: ShowArgs) -> Result {
     }
     let picture = grid(&tiles, columns, u32::try_from(config.image_size)?);
     picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!(
+    output::print_line(format_args!(
         "{}: {count} rows; columns: the image, then {} draws of {}",
         args.out.display(),
         args.draws,
         prepare.view_names().join(", ")
-    );
+    ))?;
     Ok(())
 }
 

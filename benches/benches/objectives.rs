@@ -25,7 +25,7 @@ fn embeddings(n: usize, seed: u64) -> Var {
 fn objectives(c: &mut Criterion) {
     let mut group = c.benchmark_group("objectives/nt_xent");
     group.sample_size(10);
-    for views in [256, 1024, 4096] {
+    for views in [256, 1024, 4096, 8192] {
         let (z1, z2) = (embeddings(views / 2, 1), embeddings(views / 2, 2));
         group.throughput(Throughput::Elements(views as u64));
         group.bench_function(format!("{views}/forward"), |b| {

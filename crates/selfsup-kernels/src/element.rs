@@ -9,6 +9,9 @@ use std::ops::Range;
 pub(crate) trait Element: WithDType + Neg<Output = Self> {
     const ZERO: Self;
     const ONE: Self;
+    const NEG_INFINITY: Self;
+    /// exp(−x) is a normal number, and exp(x) finite, with room for factors, up to this x.
+    const MAX_EXPONENT: f64;
     /// exp(x) for x ≤ 0, to about a unit in the last place; NaN stays NaN.
     fn exp_nonpositive(self) -> Self;
     /// Calls `f` with a buffer of `len` numbers of any value, kept by the thread from call to call.
@@ -16,10 +19,12 @@ pub(crate) trait Element: WithDType + Neg<Output = Self> {
 }
 
 macro_rules! element {
-    ($T:ident, $exp:path) => {
+    ($T:ident, $exp:path, $max_exponent:literal) => {
         impl Element for $T {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const NEG_INFINITY: Self = $T::NEG_INFINITY;
+            const MAX_EXPONENT: f64 = $max_exponent;
             #[inline(always)]
             fn exp_nonpositive(self) -> Self {
                 $exp(self)
@@ -36,8 +41,8 @@ macro_rules! element {
         }
     };
 }
-element!(f32, exp_nonpositive);
-element!(f64, f64::exp);
+element!(f32, exp_nonpositive, 80.0);
+element!(f64, f64::exp, 700.0);
 
 /// exp(x) = 2ⁿ·exp(r) with n = round(x/ln 2) and |r| ≤ ln 2/2, exp(r) by its Taylor polynomial of degree 7, whose
 /// error is below 10⁻⁸ there. It is made of operations that vectorise, which the standard library's is not.

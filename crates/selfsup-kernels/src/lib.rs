@@ -32,6 +32,7 @@ mod element;
 mod error;
 mod global_avg_pool;
 pub mod gradcheck;
+pub mod info_nce;
 mod l2_normalize;
 mod log_softmax;
 mod matmul;

@@ -31,11 +31,6 @@ pub(crate) fn check_pair(z1: &Tensor, z2: &Tensor) -> Result<(usize, usize)> {
     Ok(dims)
 }
 
-/// f64 stays, anything narrower becomes f32.
-pub(crate) fn widen(z: &Tensor) -> Result<Tensor> {
-    Ok(if z.dtype() == DType::F64 { z.clone() } else { z.to_dtype(DType::F32)? })
-}
-
 /// The values in f64, row by row.
 pub(crate) fn values(z: &Tensor) -> Result<Vec<f64>> {
     let values: Vec<f64> = z.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;

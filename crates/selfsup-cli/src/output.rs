@@ -13,7 +13,7 @@ pub fn print(text: impl Display) -> Result<()> {
     }
 }
 
-/// [`print`] with an end of line.
+/// [`print()`] with an end of line.
 pub fn print_line(text: impl Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }

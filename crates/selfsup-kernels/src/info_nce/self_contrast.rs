@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 ///
 /// # Errors
 /// z that is not `[2n, d]` with n, d ≥ 1; an integer dtype; a temperature that is not finite or below
-/// [`MIN_TEMPERATURE`].
+/// [`MIN_TEMPERATURE`](super::MIN_TEMPERATURE).
 pub fn nt_xent(z: &Tensor, temperature: f64) -> Result<Tensor> {
     const OP: &str = "nt_xent";
     let n = check_rows(OP, z, "z of [2n, d] with n, d ≥ 1")?;

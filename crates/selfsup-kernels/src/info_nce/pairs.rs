@@ -18,7 +18,7 @@ const OP: &str = "info_nce";
 /// ```
 ///
 /// Gradients: anchors, and candidates where a variable is behind them. With several ranks the candidates are
-/// the gathered views of all, and both lists count from the rank's first row on; the mean is over the rank's own
+/// the gathered views of all, the lists' entries are rows of these, and the mean is over the rank's own
 /// anchors. Numbers, memory and devices as for [`nt_xent`](super::nt_xent).
 ///
 /// # Errors

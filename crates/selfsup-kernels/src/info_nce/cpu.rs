@@ -115,8 +115,9 @@ impl<'a, T: Element> Tiles<'a, T> {
         Self { positives: Some(positives), ..self }
     }
 
-    pub(super) fn with_block(self, block: usize) -> Self {
-        Self { block, ..self }
+    /// Blocks of another size, if one is given.
+    pub(super) fn with_block(self, block: Option<usize>) -> Self {
+        Self { block: block.unwrap_or(self.block), ..self }
     }
 
     /// Over each row, and if `columns` over each column of a rectangle.

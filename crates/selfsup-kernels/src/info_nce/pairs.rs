@@ -71,11 +71,9 @@ impl Pairs {
     }
 
     fn tiles<'a, T: Element>(&'a self, a: &'a Rows<T>, b: &'a Rows<T>) -> Tiles<'a, T> {
-        let tiles = Tiles::rectangle(a, b, self.excluded.as_deref()).with_positives(&self.positives);
-        match self.block {
-            Some(block) => tiles.with_block(block),
-            None => tiles,
-        }
+        Tiles::rectangle(a, b, self.excluded.as_deref())
+            .with_positives(&self.positives)
+            .with_block(self.block)
     }
 
     fn forward<T: Element>(&self, a: &[T], b: &[T], d: usize) -> T {

@@ -50,11 +50,7 @@ impl QueryKey {
     }
 
     fn tiles<'a, T: Element>(&self, q: &'a Rows<T>, queue: &'a Rows<T>) -> Tiles<'a, T> {
-        let tiles = Tiles::rectangle(q, queue, None);
-        match self.block {
-            Some(block) => tiles.with_block(block),
-            None => tiles,
-        }
+        Tiles::rectangle(q, queue, None).with_block(self.block)
     }
 
     /// ln(exp s_i + Σ_j exp S(i, j)) of each query.

@@ -76,11 +76,7 @@ impl SelfContrast {
     }
 
     fn tiles<'a, T: Element>(&self, rows: &'a Rows<T>) -> Tiles<'a, T> {
-        let tiles = Tiles::triangle(rows);
-        match self.block {
-            Some(block) => tiles.with_block(block),
-            None => tiles,
-        }
+        Tiles::triangle(rows).with_block(self.block)
     }
 
     fn lse<T: Element>(&self, rows: &Rows<T>) -> &LogSumExp {

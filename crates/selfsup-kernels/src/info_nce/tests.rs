@@ -224,6 +224,18 @@ fn the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
+fn the_cpu_takes_the_fused_operation() {
+    let z = random((300, 24), 6).to_dtype(DType::F32).unwrap();
+    let fused = fused(&z, Positives::OtherView, 0.2, None).0;
+    assert_same_bits(&nt_xent(&z, 0.2).unwrap(), &fused);
+    // The reference would be told apart: it sums in another order.
+    let var = Var::from_tensor(&z).unwrap();
+    let gradient = |loss: Tensor| values(loss.backward().unwrap().get(&var).unwrap());
+    let reference = reference::self_contrast(&var, &Positives::OtherView, 0.2).unwrap();
+    assert_ne!(gradient(nt_xent(&var, 0.2).unwrap()), gradient(reference));
+}
+
+#[test]
 fn labels_give_the_oracle_s_loss_and_gradient() {
     let labels: [&[u32]; 5] =
         [&[0, 1, 2, 0, 1, 2], &[5, 5, 5, 5], &[0, 0, 0, 1, 1, 9, 4_000_000_000], &[0, 1], &[7]];

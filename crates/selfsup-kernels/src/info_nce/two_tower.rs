@@ -58,11 +58,7 @@ struct Gradients<T> {
 
 impl TwoTower {
     fn tiles<'a, T: Element>(&self, a: &'a Rows<T>, b: &'a Rows<T>) -> Tiles<'a, T> {
-        let tiles = Tiles::rectangle(a, b, None);
-        match self.block {
-            Some(block) => tiles.with_block(block),
-            None => tiles,
-        }
+        Tiles::rectangle(a, b, None).with_block(self.block)
     }
 
     fn forward<T: Element>(&self, a: &[T], b: &[T], d: usize, scale: f64) -> T {

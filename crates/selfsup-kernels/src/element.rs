@@ -1,12 +1,13 @@
 //! The number types that the CPU code works in, and a tensor's numbers as a slice.
 
+use crate::simd::Lanes;
 use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDType};
 use std::cell::RefCell;
 use std::ops::Neg;
 use std::ops::Range;
 
 /// f32 or f64.
-pub(crate) trait Element: WithDType + Neg<Output = Self> {
+pub(crate) trait Element: WithDType + Neg<Output = Self> + Lanes {
     const ZERO: Self;
     const ONE: Self;
     const NEG_INFINITY: Self;

@@ -39,6 +39,7 @@ mod matmul;
 mod max_pool2d;
 mod normalize_u8;
 mod relu;
+mod scratch;
 mod simd;
 #[cfg(test)]
 mod testing;

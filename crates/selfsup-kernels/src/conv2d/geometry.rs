@@ -93,26 +93,9 @@ impl Geometry {
         self.k / self.groups
     }
 
-    /// Whether each output pixel sees exactly the input pixel at its own place.
-    pub(super) fn is_pointwise(&self) -> bool {
-        self.taps() == 1 && self.stride == 1 && self.pad_h == 0 && self.pad_w == 0
-    }
-
     /// Whether each channel out sees one channel in.
     pub(super) fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.c && self.groups == self.k
-    }
-
-    /// The convolution that takes the gradient of y to the gradient of x with the taps flipped and channels in
-    /// and out exchanged. There is one for stride 1 if the padding is within the kernel's reach.
-    pub(super) fn transposed(&self) -> Option<Self> {
-        if self.stride != 1 {
-            return None;
-        }
-        let pad_h = (self.dilation * (self.kh - 1)).checked_sub(self.pad_h)?;
-        let pad_w = (self.dilation * (self.kw - 1)).checked_sub(self.pad_w)?;
-        let (h, w, c) = (self.out_h, self.out_w, self.k);
-        Some(Self { h, w, c, k: self.c, out_h: self.h, out_w: self.w, pad_h, pad_w, ..*self })
     }
 
     /// The input pixels (row, column) that a tap sees from the output pixel (i, j), if it is in the image.

@@ -10,13 +10,18 @@
 mod cpu;
 mod depthwise;
 mod geometry;
+mod microkernel;
+mod products;
 mod reference;
+mod taps;
+mod weight_gradient;
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType};
 use geometry::Geometry;
+use pulp::Arch;
 
 const OP: &str = "conv2d";
 
@@ -72,7 +77,7 @@ impl CustomOp2 for Conv2d {
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let y = with_element!(x.dtype(), T => {
-            let y = cpu::forward::<T>(&self.0, slice(x, x_layout)?, slice(weight, weight_layout)?);
+            let y = cpu::forward::<T>(Arch::new(), &self.0, slice(x, x_layout)?, slice(weight, weight_layout)?);
             T::to_cpu_storage_owned(y)
         });
         Ok((y, self.0.output_shape()))
@@ -102,14 +107,14 @@ fn gradients<T: Element>(
     let grad = grad.as_slice::<T>()?;
     let dx = if x.track_op() {
         let view = View::new(weight)?;
-        let dx = cpu::backward_input(geometry, grad, view.as_slice()?);
+        let dx = cpu::backward_input(Arch::new(), geometry, grad, view.as_slice()?);
         Some(Tensor::from_vec(dx, x.shape(), x.device())?)
     } else {
         None
     };
     let dweight = if weight.track_op() {
         let view = View::new(x)?;
-        let dweight = cpu::backward_weight(geometry, view.as_slice()?, grad);
+        let dweight = cpu::backward_weight(Arch::new(), geometry, view.as_slice()?, grad);
         Some(Tensor::from_vec(dweight, weight.shape(), weight.device())?)
     } else {
         None

@@ -1,0 +1,200 @@
+//! The two innermost loops of convolution: a block of sums is held in vector registers while the depth runs.
+//!
+//! A block is M rows of N vectors. Every step loads N vectors of the one factor and spreads M numbers of the other,
+//! for M·N multiply-adds; with 32 registers 6 rows of 4 vectors keep the multipliers busy on processors that
+//! load two vectors a cycle. Nothing is gathered or copied: rows are read where they lie, by their addresses.
+
+use crate::element::Element;
+use crate::simd::Lanes;
+use pulp::Simd;
+
+/// Rows of a block, at most.
+pub(super) const MAX_ROWS: usize = 12;
+
+/// Vectors across a block, at most: what the processor's registers hold.
+pub(super) fn max_vectors<S: Simd>() -> usize {
+    match S::REGISTER_COUNT {
+        32.. => 4,
+        _ => 2,
+    }
+}
+
+/// Runs `$run::<S, M, N>` with as many rows M as the registers hold beside N vectors across.
+macro_rules! with_block {
+    ($S:ident, $vectors:expr, $M:ident, $N:ident => $body:expr) => {
+        match (S::REGISTER_COUNT, $vectors) {
+            (32.., 4) => $crate::conv2d::microkernel::block!($M = 6, $N = 4, $body),
+            (32.., 3) => $crate::conv2d::microkernel::block!($M = 8, $N = 3, $body),
+            (32.., 2) => $crate::conv2d::microkernel::block!($M = 12, $N = 2, $body),
+            (_, 2) => $crate::conv2d::microkernel::block!($M = 6, $N = 2, $body),
+            _ => $crate::conv2d::microkernel::block!($M = 12, $N = 1, $body),
+        }
+    };
+}
+macro_rules! block {
+    ($M:ident = $m:literal, $N:ident = $n:literal, $body:expr) => {{
+        const $M: usize = $m;
+        const $N: usize = $n;
+        $body
+    }};
+}
+pub(super) use {block, with_block};
+
+/// What happens to a block's sums.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<T> {
+    /// Whether they are added to what is there already.
+    pub accumulate: bool,
+    /// Added to every row; null for nothing.
+    pub bias: *const T,
+    /// From an output's place to its residual's, in numbers; `None` for no residual.
+    pub residual: Option<*const T>,
+    /// Whether numbers below 0 become 0 then.
+    pub relu: bool,
+}
+
+/// out[m, ..width] = finish(Σ_t Σ_i sources[t·M + m][i] · weights[at[t] + i·N·lanes ..]), i < depth.
+///
+/// # Safety
+/// Each of the `at.len() · M` sources points to `depth` numbers; each place in `at` is followed by `depth · N`
+/// vectors in `weights`; `width` is above (N − 1) vectors and at most N; for the first `valid` places in
+/// `out`, `width` numbers from there may be written in y, read in the residual, if there is one, and no one else
+/// touches them; the bias has `width` numbers.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N: usize>(
+    simd: S,
+    sources: &[*const T],
+    weights: *const T,
+    at: &[usize],
+    depth: usize,
+    y: *mut T,
+    out: &[usize; MAX_ROWS],
+    valid: usize,
+    width: usize,
+    finish: Finish<T>,
+) {
+    let lanes = T::lanes::<S>();
+    let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+    for (sources, &at) in sources.chunks_exact(M).zip(at) {
+        // SAFETY: the caller's promise: all addresses are within their `depth` numbers or vectors.
+        unsafe {
+            let sources: [*const T; M] = *sources.as_ptr().cast();
+            let mut weights = weights.add(at);
+            for i in 0..depth {
+                let mut w = [T::splat(simd, T::ZERO); N];
+                for (n, w) in w.iter_mut().enumerate() {
+                    *w = load::<S, T>(weights.add(n * lanes));
+                }
+                for m in 0..M {
+                    let x = T::splat(simd, *sources[m].add(i));
+                    for n in 0..N {
+                        sums[m][n] = T::mul_add(simd, x, w[n], sums[m][n]);
+                    }
+                }
+                weights = weights.add(N * lanes);
+            }
+        }
+    }
+    for m in 0..M {
+        if m < valid {
+            for n in 0..N {
+                let columns = (width - n * lanes).min(lanes);
+                // SAFETY: the caller's promise: these columns of the row `out[m]` are in y, in the residual and in
+                // the bias, and no one else touches them in y.
+                unsafe {
+                    let place = out[m] + n * lanes;
+                    let to = std::slice::from_raw_parts_mut(y.add(place), columns);
+                    let mut sum = sums[m][n];
+                    if finish.accumulate {
+                        sum = T::sum(simd, sum, read(simd, to));
+                    }
+                    if !finish.bias.is_null() {
+                        let bias = std::slice::from_raw_parts(finish.bias.add(n * lanes), columns);
+                        sum = T::sum(simd, sum, read(simd, bias));
+                    }
+                    if let Some(residual) = finish.residual {
+                        let residual = std::slice::from_raw_parts(residual.add(place), columns);
+                        sum = T::sum(simd, sum, read(simd, residual));
+                    }
+                    if finish.relu {
+                        sum = T::relu(simd, sum);
+                    }
+                    write(simd, to, sum);
+                }
+            }
+        }
+    }
+}
+
+/// sums[m, ..N·lanes] += Σ_(x, y) x[x + m] · dy[y ..], rows of sums being `stride` apart.
+///
+/// # Safety
+/// Each entry is followed by M numbers in `x` and by N vectors in `dy`. The M rows of N vectors in `sums`
+/// may be written, and no one else touches them.
+#[inline(always)]
+pub(super) unsafe fn outer_product<S: Simd, T: Element, const M: usize, const N: usize>(
+    simd: S,
+    x: *const T,
+    dy: *const T,
+    entries: &[(usize, usize)],
+    sums: *mut T,
+    stride: usize,
+) {
+    let lanes = T::lanes::<S>();
+    let mut block = [[T::splat(simd, T::ZERO); N]; M];
+    // SAFETY: the caller's promise: all addresses are within their numbers or vectors.
+    unsafe {
+        for (m, row) in block.iter_mut().enumerate() {
+            for (n, sum) in row.iter_mut().enumerate() {
+                *sum = load::<S, T>(sums.add(m * stride + n * lanes));
+            }
+        }
+        for &(from, row) in entries {
+            let (x, dy) = (x.add(from), dy.add(row));
+            let mut d = [T::splat(simd, T::ZERO); N];
+            for (n, d) in d.iter_mut().enumerate() {
+                *d = load::<S, T>(dy.add(n * lanes));
+            }
+            for m in 0..M {
+                let x = T::splat(simd, *x.add(m));
+                for n in 0..N {
+                    block[m][n] = T::mul_add(simd, x, d[n], block[m][n]);
+                }
+            }
+        }
+        for (m, row) in block.iter().enumerate() {
+            for (n, sum) in row.iter().enumerate() {
+                sums.add(m * stride + n * lanes).cast::<T::Vector<S>>().write_unaligned(*sum);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// A vector of numbers may be read there.
+#[inline(always)]
+unsafe fn load<S: Simd, T: Lanes>(from: *const T) -> T::Vector<S> {
+    // SAFETY: the caller's promise; a vector is plain numbers.
+    unsafe { from.cast::<T::Vector<S>>().read_unaligned() }
+}
+
+#[inline(always)]
+fn read<S: Simd, T: Element>(simd: S, from: &[T]) -> T::Vector<S> {
+    if from.len() == T::lanes::<S>() {
+        // SAFETY: the slice is a vector long.
+        unsafe { load::<S, T>(from.as_ptr()) }
+    } else {
+        T::load_part(simd, from)
+    }
+}
+
+#[inline(always)]
+fn write<S: Simd, T: Element>(simd: S, to: &mut [T], x: T::Vector<S>) {
+    if to.len() == T::lanes::<S>() {
+        // SAFETY: the slice is a vector long.
+        unsafe { to.as_mut_ptr().cast::<T::Vector<S>>().write_unaligned(x) }
+    } else {
+        T::store_part(simd, to, x);
+    }
+}

@@ -4,6 +4,7 @@ use super::geometry::Geometry;
 use super::products::Products;
 use super::taps::Taps;
 use super::weight_gradient::weight_gradient;
+use super::winograd;
 use crate::element::Element;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -21,6 +22,9 @@ pub(super) fn forward<T: Element>(arch: Arch, g: &Geometry, x: &[T], weight: &[T
         super::depthwise::forward(g, x, weight, &mut y);
         return y;
     }
+    if winograd::applies(g) {
+        return winograd::forward(arch, g, x, weight, None, None, false);
+    }
     let (x, taps) = source(g, x);
     let pack = |to: &mut [T], stride: usize, tap: usize, depths: Range<usize>, columns: Range<usize>| {
         for (to, i) in to.chunks_exact_mut(stride).zip(depths) {
@@ -35,6 +39,9 @@ pub(super) fn forward<T: Element>(arch: Arch, g: &Geometry, x: &[T], weight: &[T
 pub(super) fn backward_input<T: Element>(arch: Arch, g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
     if g.is_depthwise() {
         return super::depthwise::backward_input(g, dy, weight);
+    }
+    if winograd::applies(g) {
+        return winograd::backward_input(arch, g, dy, weight);
     }
     let taps = Taps::backward(g);
     let pack = |to: &mut [T], stride: usize, tap: usize, depths: Range<usize>, columns: Range<usize>| {
@@ -64,6 +71,9 @@ const SQUARE: usize = 16;
 pub(super) fn backward_weight<T: Element>(arch: Arch, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     if g.is_depthwise() {
         return super::depthwise::backward_weight(g, x, dy);
+    }
+    if winograd::applies(g) {
+        return winograd::backward_weight(arch, g, x, dy);
     }
     let (x, taps) = source(g, x);
     weight_gradient(arch, &taps, g.n, g.groups, &x, dy)

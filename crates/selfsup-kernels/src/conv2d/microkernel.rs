@@ -6,17 +6,58 @@
 
 use crate::element::Element;
 use crate::simd::Lanes;
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
 
 /// Rows of a block, at most.
 pub(super) const MAX_ROWS: usize = 12;
 
 /// Vectors across a block, at most: what the processor's registers hold.
-pub(super) fn max_vectors<S: Simd>() -> usize {
+fn max_vectors<S: Simd>() -> usize {
     match S::REGISTER_COUNT {
         32.. => 4,
         _ => 2,
     }
+}
+
+/// A block of columns that the registers hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    /// The group of channels it is of.
+    pub group: usize,
+    /// Its first column, among those of all groups.
+    pub column: usize,
+    pub width: usize,
+    /// Vectors across, and numbers in them.
+    pub vectors: usize,
+    pub stride: usize,
+    /// Its first number where every block has whole vectors.
+    pub at: usize,
+}
+
+/// The columns of some groups, cut into blocks.
+pub(super) fn blocks<T: Element>(arch: Arch, groups: usize, group_k: usize) -> Vec<Block> {
+    struct Sizes<T>(PhantomData<T>);
+    impl<T: Element> WithSimd for Sizes<T> {
+        type Output = (usize, usize);
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> (usize, usize) {
+            (T::lanes::<S>(), max_vectors::<S>())
+        }
+    }
+    let (lanes, most) = arch.dispatch(Sizes::<T>(PhantomData));
+    let mut blocks = Vec::new();
+    let mut at = 0;
+    for group in 0..groups {
+        for column in (0..group_k).step_by(most * lanes) {
+            let width = (group_k - column).min(most * lanes);
+            let vectors = width.div_ceil(lanes);
+            let stride = vectors * lanes;
+            blocks.push(Block { group, column: group * group_k + column, width, vectors, stride, at });
+            at += stride;
+        }
+    }
+    blocks
 }
 
 /// Runs `$run::<S, M, N>` with as many rows M as the registers hold beside N vectors across.
@@ -99,30 +140,52 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
     for m in 0..M {
         if m < valid {
             for n in 0..N {
-                let columns = (width - n * lanes).min(lanes);
                 // SAFETY: the caller's promise: these columns of the row `out[m]` are in y, in the residual and in
                 // the bias, and no one else touches them in y.
-                unsafe {
-                    let place = out[m] + n * lanes;
-                    let to = std::slice::from_raw_parts_mut(y.add(place), columns);
-                    let mut sum = sums[m][n];
-                    if finish.accumulate {
-                        sum = T::sum(simd, sum, read(simd, to));
-                    }
-                    if !finish.bias.is_null() {
-                        let bias = std::slice::from_raw_parts(finish.bias.add(n * lanes), columns);
-                        sum = T::sum(simd, sum, read(simd, bias));
-                    }
-                    if let Some(residual) = finish.residual {
-                        let residual = std::slice::from_raw_parts(residual.add(place), columns);
-                        sum = T::sum(simd, sum, read(simd, residual));
-                    }
-                    if finish.relu {
-                        sum = T::relu(simd, sum);
-                    }
-                    write(simd, to, sum);
-                }
+                unsafe { finish.write(simd, sums[m][n], y, out[m], n * lanes, width) };
             }
+        }
+    }
+}
+
+impl<T: Element> Finish<T> {
+    /// Sums that are written as they are.
+    pub(super) const NOTHING: Self = Self { accumulate: false, bias: std::ptr::null(), residual: None, relu: false };
+
+    /// Finishes a vector of sums, the columns from `from` on of the row of `width` columns at `row`, and writes it.
+    ///
+    /// # Safety
+    /// Those columns may be written in y and read in the residual, and no one else touches them; the bias has
+    /// `width` numbers; `from` is below `width`.
+    #[inline(always)]
+    pub(super) unsafe fn write<S: Simd>(
+        &self,
+        simd: S,
+        mut sum: T::Vector<S>,
+        y: *mut T,
+        row: usize,
+        from: usize,
+        width: usize,
+    ) {
+        let columns = (width - from).min(T::lanes::<S>());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let to = std::slice::from_raw_parts_mut(y.add(row + from), columns);
+            if self.accumulate {
+                sum = T::sum(simd, sum, read(simd, to));
+            }
+            if !self.bias.is_null() {
+                let bias = std::slice::from_raw_parts(self.bias.add(from), columns);
+                sum = T::sum(simd, sum, read(simd, bias));
+            }
+            if let Some(residual) = self.residual {
+                let residual = std::slice::from_raw_parts(residual.add(row + from), columns);
+                sum = T::sum(simd, sum, read(simd, residual));
+            }
+            if self.relu {
+                sum = T::relu(simd, sum);
+            }
+            write(simd, to, sum);
         }
     }
 }
@@ -174,7 +237,7 @@ pub(super) unsafe fn outer_product<S: Simd, T: Element, const M: usize, const N:
 /// # Safety
 /// A vector of numbers may be read there.
 #[inline(always)]
-unsafe fn load<S: Simd, T: Lanes>(from: *const T) -> T::Vector<S> {
+pub(super) unsafe fn load<S: Simd, T: Lanes>(from: *const T) -> T::Vector<S> {
     // SAFETY: the caller's promise; a vector is plain numbers.
     unsafe { from.cast::<T::Vector<S>>().read_unaligned() }
 }

@@ -15,6 +15,7 @@ mod products;
 mod reference;
 mod taps;
 mod weight_gradient;
+mod winograd;
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};

@@ -7,7 +7,7 @@
 //! to the micro-kernel. Taps that none of the M pixels sees are skipped; so pixels that see the same taps are
 //! put together. Nothing depends on the number of threads but who does a task.
 
-use super::microkernel::{Finish, MAX_ROWS, gather_product, max_vectors, with_block};
+use super::microkernel::{Block, Finish, MAX_ROWS, blocks, gather_product, with_block};
 use super::taps::Taps;
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
@@ -41,26 +41,11 @@ pub(super) struct Products<'a, T> {
     pub relu: bool,
 }
 
-/// A block of columns that the registers hold.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    group: usize,
-    /// Its first column, in y.
-    column: usize,
-    width: usize,
-    /// Vectors across.
-    vectors: usize,
-    /// Where its packed weights begin.
-    at: usize,
-}
-
 /// The way a product is cut.
 struct Plan {
-    lanes: usize,
     blocks: Vec<Block>,
     /// Numbers of each tap's depth that go together.
     depth: usize,
-    packed: usize,
 }
 
 impl<'a, T: Element> Products<'a, T> {
@@ -73,7 +58,7 @@ impl<'a, T: Element> Products<'a, T> {
         pack: impl Fn(&mut [T], usize, usize, Range<usize>, Range<usize>) + Sync,
     ) -> Vec<T> {
         let taps = self.taps;
-        let plan = arch.dispatch(Planner(self));
+        let plan = self.plan(arch);
         let weights = self.packed(&plan, pack);
         let k = self.groups * self.group_k;
         let positions = taps.positions();
@@ -106,17 +91,25 @@ impl<'a, T: Element> Products<'a, T> {
         y
     }
 
+    fn plan(&self, arch: Arch) -> Plan {
+        let blocks = blocks::<T>(arch, self.groups, self.group_k);
+        let widest = blocks.iter().map(|b| b.stride).max().unwrap_or(1);
+        let bytes = self.taps.count() * self.taps.depth * widest * size_of::<T>();
+        let passes = bytes.div_ceil(WEIGHT_BYTES).max(1);
+        Plan { blocks, depth: self.taps.depth.div_ceil(passes) }
+    }
+
     fn packed(
         &self,
         plan: &Plan,
         pack: impl Fn(&mut [T], usize, usize, Range<usize>, Range<usize>) + Sync,
     ) -> Aligned<T> {
         let (taps, depth) = (self.taps.count(), self.taps.depth);
-        let mut weights = Aligned::zeros(plan.packed);
+        let mut weights = Aligned::zeros(plan.blocks.iter().map(|b| taps * depth * b.stride).sum());
         let mut rest = weights.as_mut_slice();
         let mut parts = Vec::new();
         for block in &plan.blocks {
-            let stride = block.vectors * plan.lanes;
+            let stride = block.stride;
             let columns = block.column..block.column + block.width;
             let mut from = 0;
             while from < depth {
@@ -133,33 +126,6 @@ impl<'a, T: Element> Products<'a, T> {
             pack(to, stride, tap, depths, columns);
         });
         weights
-    }
-}
-
-struct Planner<'a, 'b, T>(&'a Products<'b, T>);
-
-impl<T: Element> WithSimd for Planner<'_, '_, T> {
-    type Output = Plan;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Plan {
-        let Products { taps, groups, group_k, .. } = *self.0;
-        let (lanes, most) = (T::lanes::<S>(), max_vectors::<S>());
-        let mut blocks = Vec::new();
-        let mut at = 0;
-        for group in 0..groups {
-            let mut column = 0;
-            while column < group_k {
-                let width = (group_k - column).min(most * lanes);
-                let vectors = width.div_ceil(lanes);
-                blocks.push(Block { group, column: group * group_k + column, width, vectors, at });
-                column += width;
-                at += taps.count() * taps.depth * vectors * lanes;
-            }
-        }
-        let bytes = taps.count() * most * lanes * size_of::<T>();
-        let passes = (bytes * taps.depth).div_ceil(WEIGHT_BYTES).max(1);
-        Plan { lanes, blocks, depth: taps.depth.div_ceil(passes), packed: at }
     }
 }
 
@@ -196,7 +162,7 @@ impl<T: Element> Task<'_, '_, T> {
         let zeros = vec![T::ZERO; self.plan.depth];
         let mut sources: Vec<*const T> = Vec::with_capacity(taps.count() * M);
         let mut at = Vec::with_capacity(taps.count());
-        let mut weights = block.at;
+        let mut weights = block.at * taps.count() * taps.depth;
         let mut from = 0;
         while from < taps.depth {
             let depth = self.plan.depth.min(taps.depth - from);
@@ -239,7 +205,7 @@ impl<T: Element> Task<'_, '_, T> {
                                 sources.push(place.map_or(zeros.as_ptr(), |place| &raw const self.x[place]));
                             }
                         }
-                        at.push(tap * depth * N * T::lanes::<S>());
+                        at.push(tap * depth * block.stride);
                     }
                 }
                 // SAFETY: a source is followed by the depth of its tap, which ends within its pixel (or, where images
@@ -266,7 +232,7 @@ impl<T: Element> Task<'_, '_, T> {
                 );
                 first += M;
             }
-            weights += taps.count() * depth * N * T::lanes::<S>();
+            weights += taps.count() * depth * block.stride;
             from += depth;
         }
     }

@@ -4,7 +4,7 @@
 //! their dy into a block that stays in the first-level cache, lists for each tap the pixels that see it, and
 //! lets the micro-kernel add to M rows of the sum at a time. Slabs are added in order.
 
-use super::microkernel::{max_vectors, outer_product, with_block};
+use super::microkernel::{Block, blocks, outer_product, with_block};
 use super::taps::Taps;
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
@@ -30,7 +30,7 @@ pub(super) fn weight_gradient<T: Element>(
 ) -> Vec<T> {
     let plane = taps.out_h * taps.out_w;
     let k = dy.len() / (n * plane);
-    let blocks = arch.dispatch(Planner::<T> { groups, group_k: k / groups, marker: std::marker::PhantomData });
+    let blocks = blocks::<T>(arch, groups, k / groups);
     let padded_k = blocks.last().map_or(0, |b| b.at + b.stride);
     let units = blocks.len() * taps.kh;
     let slabs = TASKS.div_ceil(units).min(n * plane / SLAB_PIXELS).clamp(1, n);
@@ -71,49 +71,6 @@ pub(super) fn weight_gradient<T: Element>(
         }
     });
     dweight
-}
-
-/// A block of columns that the registers hold.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    group: usize,
-    /// Its first column, in dy.
-    column: usize,
-    width: usize,
-    vectors: usize,
-    /// Its first column among the sums, whose blocks are whole vectors.
-    at: usize,
-    /// Numbers in its vectors.
-    stride: usize,
-}
-
-struct Planner<T> {
-    groups: usize,
-    group_k: usize,
-    marker: std::marker::PhantomData<T>,
-}
-
-impl<T: Element> WithSimd for Planner<T> {
-    type Output = Vec<Block>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<Block> {
-        let (lanes, most) = (T::lanes::<S>(), max_vectors::<S>());
-        let mut blocks = Vec::new();
-        let mut at = 0;
-        for group in 0..self.groups {
-            let mut column = 0;
-            while column < self.group_k {
-                let width = (self.group_k - column).min(most * lanes);
-                let vectors = width.div_ceil(lanes);
-                let stride = vectors * lanes;
-                blocks.push(Block { group, column: group * self.group_k + column, width, vectors, at, stride });
-                column += width;
-                at += stride;
-            }
-        }
-        blocks
-    }
 }
 
 struct Task<'a, T> {

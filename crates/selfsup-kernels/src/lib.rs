@@ -45,7 +45,7 @@ mod simd;
 mod testing;
 
 pub use batch_norm::{BatchNormConfig, BatchNormOutput, batch_norm_eval, batch_norm_train};
-pub use conv2d::{Conv2dConfig, conv2d};
+pub use conv2d::{Conv2dConfig, Epilogue, conv_transpose2d, conv2d, conv2d_with};
 pub use error::{Error, Result};
 pub use global_avg_pool::global_avg_pool;
 pub use l2_normalize::l2_normalize;

@@ -1,7 +1,7 @@
 //! Depthwise convolution: one channel in for each channel out, so no matrix product. The channels are the inner
 //! loop, contiguous in NHWC.
 
-use super::cpu::sum_slabs;
+use super::cpu::{Finish, sum_slabs};
 use super::geometry::Geometry;
 use crate::element::Element;
 use crate::simd::vectorized;
@@ -11,13 +11,18 @@ use rayon::prelude::*;
 const SLABS: usize = 32;
 
 /// y[.., c] = Σ x at the tap[.., c] · weight[tap, c].
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], finish: Finish<'_, T>) -> Vec<T> {
+    let mut y = vec![T::ZERO; g.rows() * g.k];
     y.par_chunks_mut(g.out_w * g.k).enumerate().for_each(|(row, y)| {
         let (n, i) = (row / g.out_h, row % g.out_h);
+        let residual = finish.residual.map(|r| &r[row * y.len()..][..y.len()]);
         vectorized(
             #[inline(always)]
             || {
                 for (j, y) in y.chunks_exact_mut(g.k).enumerate() {
+                    if let Some(bias) = finish.bias {
+                        y.copy_from_slice(bias);
+                    }
                     each_tap(
                         g,
                         n,
@@ -31,10 +36,21 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], y: &mut [
                             }
                         },
                     );
+                    if let Some(residual) = residual {
+                        for (y, r) in y.iter_mut().zip(&residual[j * g.k..]) {
+                            *y += *r;
+                        }
+                    }
+                    if finish.relu {
+                        for y in y.iter_mut() {
+                            *y = if *y <= T::ZERO { T::ZERO } else { *y };
+                        }
+                    }
                 }
             },
         );
     });
+    y
 }
 
 /// dx, image by image.

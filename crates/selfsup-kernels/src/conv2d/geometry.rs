@@ -1,6 +1,6 @@
 //! The sizes of one convolution, checked once.
 
-use super::{Conv2dConfig, OP};
+use super::{Conv2dConfig, OP, transposed};
 use crate::{Result, check};
 use candle_core::{Shape, Tensor};
 
@@ -69,6 +69,66 @@ impl Geometry {
         Ok(Self { n, h, w, c, kh, kw, k, out_h, out_w, stride, pad_h, pad_w, dilation, groups })
     }
 
+    /// The convolution whose input gradient is this transposed convolution of x: from y to x.
+    pub(super) fn of_transposed(
+        x: &Tensor,
+        weight: &Tensor,
+        output_padding: usize,
+        config: Conv2dConfig,
+    ) -> Result<Self> {
+        const OP: &str = transposed::OP;
+        let Conv2dConfig { stride, padding, dilation, groups } = config;
+        for (name, value) in [("stride", stride), ("dilation", dilation), ("groups", groups)] {
+            if value == 0 {
+                return Err(check::parameter_error(OP, name, "at least 1", value));
+            }
+        }
+        if output_padding >= stride {
+            return Err(check::parameter_error(OP, "output_padding", "below the stride", output_padding));
+        }
+        let [n, h, w, c] = check::nhwc(OP, x)?;
+        let expected = || format!("weight of [kh, kw, k/g, c] for x of {:?} and g = {groups}", x.dims());
+        let &[kh, kw, group_k, channels] = weight.dims() else {
+            return Err(check::shape_error(OP, expected(), weight));
+        };
+        check::not_empty(OP, weight)?;
+        if channels != c {
+            return Err(check::shape_error(OP, expected(), weight));
+        }
+        if c % groups != 0 {
+            return Err(check::parameter_error(OP, "groups", "a divisor of c", (groups, c)));
+        }
+        let side = |size: usize, kernel: usize| {
+            let reach = dilation.checked_mul(kernel - 1)?.checked_add(output_padding + 1)?;
+            let full = (size - 1).checked_mul(stride)?.checked_add(reach)?;
+            full.checked_sub(padding.checked_mul(2)?).filter(|&size| size > 0)
+        };
+        let (Some(out_h), Some(out_w)) = (side(h, kh), side(w, kw)) else {
+            return Err(check::parameter_error(OP, "padding", "small enough to leave pixels in y", padding));
+        };
+        let k = group_k * groups;
+        let numbers = [n, out_h, out_w, k, 8].iter().try_fold(1usize, |all, &d| all.checked_mul(d));
+        if numbers.is_none_or(|bytes| bytes > isize::MAX as usize) {
+            return Err(check::parameter_error(OP, "stride", "small enough for y to fit in memory", stride));
+        }
+        Ok(Self {
+            n,
+            h: out_h,
+            w: out_w,
+            c: k,
+            kh,
+            kw,
+            k: c,
+            out_h: h,
+            out_w: w,
+            stride,
+            pad_h: padding,
+            pad_w: padding,
+            dilation,
+            groups,
+        })
+    }
+
     pub(super) fn output_shape(&self) -> Shape {
         Shape::from((self.n, self.out_h, self.out_w, self.k))
     }
@@ -76,6 +136,11 @@ impl Geometry {
     /// Output pixels of the whole batch: the rows of the matrix products.
     pub(super) fn rows(&self) -> usize {
         self.n * self.out_h * self.out_w
+    }
+
+    /// Numbers in the weight.
+    pub(super) fn weights(&self) -> usize {
+        self.taps() * self.group_c() * self.k
     }
 
     /// Taps of the kernel.

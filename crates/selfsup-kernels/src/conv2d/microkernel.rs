@@ -4,6 +4,7 @@
 //! for M·N multiply-adds; with 32 registers 6 rows of 4 vectors keep the multipliers busy on processors that
 //! load two vectors a cycle. Nothing is gathered or copied: rows are read where they lie, by their addresses.
 
+use super::cpu::Finish;
 use crate::element::Element;
 use crate::simd::Lanes;
 use pulp::{Arch, Simd, WithSimd};
@@ -83,7 +84,7 @@ pub(super) use {block, with_block};
 
 /// What happens to a block's sums.
 #[derive(Clone, Copy)]
-pub(super) struct Finish<T> {
+pub(super) struct BlockFinish<T> {
     /// Whether they are added to what is there already.
     pub accumulate: bool,
     /// Added to every row; null for nothing.
@@ -113,7 +114,7 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
     out: &[usize; MAX_ROWS],
     valid: usize,
     width: usize,
-    finish: Finish<T>,
+    finish: BlockFinish<T>,
 ) {
     let lanes = T::lanes::<S>();
     let mut sums = [[T::splat(simd, T::ZERO); N]; M];
@@ -127,30 +128,41 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
                 for (n, w) in w.iter_mut().enumerate() {
                     *w = load::<S, T>(weights.add(n * lanes));
                 }
-                for m in 0..M {
-                    let x = T::splat(simd, *sources[m].add(i));
-                    for n in 0..N {
-                        sums[m][n] = T::mul_add(simd, x, w[n], sums[m][n]);
+                for (source, sums) in sources.iter().zip(&mut sums) {
+                    let x = T::splat(simd, *source.add(i));
+                    for (sum, w) in sums.iter_mut().zip(&w) {
+                        *sum = T::mul_add(simd, x, *w, *sum);
                     }
                 }
                 weights = weights.add(N * lanes);
             }
         }
     }
-    for m in 0..M {
+    for (m, (sums, row)) in sums.iter().zip(out).enumerate() {
         if m < valid {
-            for n in 0..N {
-                // SAFETY: the caller's promise: these columns of the row `out[m]` are in y, in the residual and in
-                // the bias, and no one else touches them in y.
-                unsafe { finish.write(simd, sums[m][n], y, out[m], n * lanes, width) };
+            for (n, sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's promise: these columns of the row are in y, in the residual and in the bias,
+                // and no one else touches them in y.
+                unsafe { finish.write(simd, *sum, y, *row, n * lanes, width) };
             }
         }
     }
 }
 
-impl<T: Element> Finish<T> {
+impl<T: Element> BlockFinish<T> {
+    /// Of a block of columns: the bias is its own.
+    pub(super) fn new(finish: Finish<'_, T>, block: &Block) -> Self {
+        Self {
+            accumulate: false,
+            bias: finish.bias.map_or(std::ptr::null(), |b| b[block.column..][..block.width].as_ptr()),
+            residual: finish.residual.map(<[T]>::as_ptr),
+            relu: finish.relu,
+        }
+    }
+
     /// Sums that are written as they are.
-    pub(super) const NOTHING: Self = Self { accumulate: false, bias: std::ptr::null(), residual: None, relu: false };
+    pub(super) const NOTHING: Self =
+        Self { accumulate: false, bias: std::ptr::null(), residual: None, relu: false };
 
     /// Finishes a vector of sums, the columns from `from` on of the row of `width` columns at `row`, and writes it.
     ///
@@ -219,10 +231,10 @@ pub(super) unsafe fn outer_product<S: Simd, T: Element, const M: usize, const N:
             for (n, d) in d.iter_mut().enumerate() {
                 *d = load::<S, T>(dy.add(n * lanes));
             }
-            for m in 0..M {
+            for (m, sums) in block.iter_mut().enumerate() {
                 let x = T::splat(simd, *x.add(m));
-                for n in 0..N {
-                    block[m][n] = T::mul_add(simd, x, d[n], block[m][n]);
+                for (sum, d) in sums.iter_mut().zip(&d) {
+                    *sum = T::mul_add(simd, x, *d, *sum);
                 }
             }
         }

@@ -14,15 +14,17 @@ mod microkernel;
 mod products;
 mod reference;
 mod taps;
+mod transposed;
 mod weight_gradient;
 mod winograd;
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use geometry::Geometry;
 use pulp::Arch;
+pub use transposed::conv_transpose2d;
 
 const OP: &str = "conv2d";
 
@@ -46,24 +48,128 @@ impl Default for Conv2dConfig {
     }
 }
 
+/// What is done to a convolution's sums while they are still in registers: y = act(sum + bias + residual).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added to each pixel, `[k]`.
+    pub bias: Option<&'a Tensor>,
+    /// Added, of y's shape.
+    pub residual: Option<&'a Tensor>,
+    /// Whether act is ReLU, whose gradient at 0 is 0, or nothing.
+    pub relu: bool,
+}
+
 /// Convolves x `[n, h, w, c]` with weight `[kh, kw, c/g, k]` to `[n, h', w', k]`.
 ///
 /// The weight is PyTorch's OIHW weight permuted by (2, 3, 1, 0). Gradients: x and weight.
+///
+/// On the CPU, 3×3 convolutions of stride 1 with at least 16 channels in and out go by Winograd's minimal filtering
+/// (Lavin & Gray 2016), whose rounding errors are up to three times the plain sum's; there an infinity in x makes NaN
+/// of the up to four outputs of its 2×2 tile.
 ///
 /// # Errors
 /// Shapes that do not fit each other or the groups, a kernel larger than the padded image, a stride, dilation
 /// or group count of 0, tensors of different dtypes or devices.
 pub fn conv2d(x: &Tensor, weight: &Tensor, config: Conv2dConfig) -> Result<Tensor> {
+    conv2d_with(x, weight, Epilogue::default(), config)
+}
+
+/// [`conv2d`], then bias, residual and ReLU in the same pass.
+///
+/// With g = dy where act passes it and 0 elsewhere, the gradients are dbias = Σ g over pixels, dresidual = g, and
+/// those of x and weight from g.
+///
+/// # Errors
+/// Those of [`conv2d`], a bias that is not `[k]`, a residual that has not y's shape.
+pub fn conv2d_with(
+    x: &Tensor,
+    weight: &Tensor,
+    epilogue: Epilogue<'_>,
+    config: Conv2dConfig,
+) -> Result<Tensor> {
     check::float(OP, x)?;
     check::like(OP, "weight", x, weight)?;
     let geometry = Geometry::new(x, weight, config)?;
-    if !on_fast_path(x) {
-        return reference::conv2d(x, weight, &geometry);
+    let Epilogue { bias, residual, relu } = epilogue;
+    if let Some(bias) = bias {
+        check::like(OP, "bias", x, bias)?;
+        if bias.dims() != [geometry.k] {
+            return Err(check::shape_error(OP, format!("bias of [{}], y's channels", geometry.k), bias));
+        }
     }
-    Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, Conv2d(geometry))?)
+    if let Some(residual) = residual {
+        check::like(OP, "residual", x, residual)?;
+        if residual.dims() != geometry.output_shape().dims() {
+            let expected = format!("residual of y's shape {:?}", geometry.output_shape().dims());
+            return Err(check::shape_error(OP, expected, residual));
+        }
+    }
+    if !on_fast_path(x) {
+        return reference::conv2d_with(x, weight, epilogue, &geometry);
+    }
+    // candle's custom ops take at most three tensors: the bias comes behind the weight.
+    let params = match bias {
+        Some(bias) => Tensor::cat(&[&weight.flatten_all()?, bias], 0)?,
+        None => weight.contiguous()?,
+    };
+    let op = Conv2d { geometry, bias: bias.is_some(), relu };
+    let x = x.contiguous()?;
+    Ok(match residual {
+        Some(residual) => x.apply_op3(&params, &residual.contiguous()?, op)?,
+        None => x.apply_op2(&params, op)?,
+    })
 }
 
-struct Conv2d(Geometry);
+struct Conv2d {
+    geometry: Geometry,
+    bias: bool,
+    relu: bool,
+}
+
+impl Conv2d {
+    fn forward<T: Element>(&self, x: &[T], params: &[T], residual: Option<&[T]>) -> CpuStorage {
+        let (weight, bias) = params.split_at(self.geometry.weights());
+        let finish = cpu::Finish { bias: self.bias.then_some(bias), residual, relu: self.relu };
+        let g = &self.geometry;
+        T::to_cpu_storage_owned(cpu::forward(Arch::new(), cpu::path(g), g, x, weight, finish))
+    }
+
+    /// The gradients of those of x, weight and bias, and residual that lead to a variable: images do not, and
+    /// theirs would be half of the first layer's work.
+    fn backward<T: Element>(
+        &self,
+        [x, params, y, dy]: [&Tensor; 4],
+        residual: Option<&Tensor>,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let g = &self.geometry;
+        let (arch, path) = (Arch::new(), cpu::path(g));
+        let dy = dy.contiguous()?;
+        let gated = if self.relu {
+            let (y, dy) = (View::new(y)?, View::new(&dy)?);
+            let gated = cpu::gated(y.as_slice::<T>()?, dy.as_slice::<T>()?);
+            Some(Tensor::from_vec(gated, g.output_shape(), x.device())?)
+        } else {
+            None
+        };
+        let dy = gated.unwrap_or(dy);
+        let view = View::new(&dy)?;
+        let grad = view.as_slice::<T>()?;
+        let (x_view, params_view) = (View::new(x)?, View::new(params)?);
+        let dx = x.track_op().then(|| -> candle_core::Result<_> {
+            let weight = &params_view.as_slice::<T>()?[..g.weights()];
+            Tensor::from_vec(cpu::backward_input(arch, path, g, grad, weight), x.shape(), x.device())
+        });
+        let dparams = params.track_op().then(|| -> candle_core::Result<_> {
+            let mut dparams = cpu::backward_weight(arch, path, g, x_view.as_slice::<T>()?, grad);
+            if self.bias {
+                dparams.extend(cpu::column_sums(grad, g.k));
+            }
+            Tensor::from_vec(dparams, params.shape(), x.device())
+        });
+        let dresidual = residual.is_some_and(Tensor::track_op).then(|| dy.clone());
+        Ok((dx.transpose()?, dparams.transpose()?, dresidual))
+    }
+}
 
 impl CustomOp2 for Conv2d {
     fn name(&self) -> &'static str {
@@ -74,54 +180,61 @@ impl CustomOp2 for Conv2d {
         &self,
         x: &CpuStorage,
         x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
+        params: &CpuStorage,
+        params_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let y = with_element!(x.dtype(), T => {
-            let y = cpu::forward::<T>(Arch::new(), &self.0, slice(x, x_layout)?, slice(weight, weight_layout)?);
-            T::to_cpu_storage_owned(y)
+            self.forward::<T>(slice(x, x_layout)?, slice(params, params_layout)?, None)
         });
-        Ok((y, self.0.output_shape()))
+        Ok((y, self.geometry.output_shape()))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        grad: &Tensor,
+        params: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        with_element!(x.dtype(), T => gradients::<T>(&self.0, x, weight, &grad))
+        let (dx, dparams, _) = with_element!(x.dtype(), T => self.backward::<T>([x, params, y, dy], None))?;
+        Ok((dx, dparams))
     }
 }
 
-/// The gradients of those of x and weight that lead to a variable: images do not, and theirs would be half of
-/// the first layer's work.
-fn gradients<T: Element>(
-    geometry: &Geometry,
-    x: &Tensor,
-    weight: &Tensor,
-    grad: &Tensor,
-) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-    let grad = View::new(grad)?;
-    let grad = grad.as_slice::<T>()?;
-    let dx = if x.track_op() {
-        let view = View::new(weight)?;
-        let dx = cpu::backward_input(Arch::new(), geometry, grad, view.as_slice()?);
-        Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-    } else {
-        None
-    };
-    let dweight = if weight.track_op() {
-        let view = View::new(x)?;
-        let dweight = cpu::backward_weight(Arch::new(), geometry, view.as_slice()?, grad);
-        Some(Tensor::from_vec(dweight, weight.shape(), weight.device())?)
-    } else {
-        None
-    };
-    Ok((dx, dweight))
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        params: &CpuStorage,
+        params_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = with_element!(x.dtype(), T => {
+            let residual = slice::<T>(residual, residual_layout)?;
+            self.forward(slice(x, x_layout)?, slice(params, params_layout)?, Some(residual))
+        });
+        Ok((y, self.geometry.output_shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        params: &Tensor,
+        residual: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        with_element!(x.dtype(), T => self.backward::<T>([x, params, y, dy], Some(residual)))
+    }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_paths;

@@ -7,7 +7,8 @@
 //! to the micro-kernel. Taps that none of the M pixels sees are skipped; so pixels that see the same taps are
 //! put together. Nothing depends on the number of threads but who does a task.
 
-use super::microkernel::{Block, Finish, MAX_ROWS, blocks, gather_product, with_block};
+use super::cpu::Finish;
+use super::microkernel::{Block, BlockFinish, MAX_ROWS, blocks, gather_product, with_block};
 use super::taps::Taps;
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
@@ -33,12 +34,7 @@ pub(super) struct Products<'a, T> {
     /// Groups, and columns of each.
     pub groups: usize,
     pub group_k: usize,
-    /// Added to each pixel's columns.
-    pub bias: Option<&'a [T]>,
-    /// Added to y, of its shape.
-    pub residual: Option<&'a [T]>,
-    /// Whether ReLU comes last.
-    pub relu: bool,
+    pub finish: Finish<'a, T>,
 }
 
 /// The way a product is cut.
@@ -156,7 +152,7 @@ impl<T: Element> WithSimd for Task<'_, '_, T> {
 impl<T: Element> Task<'_, '_, T> {
     #[inline(always)]
     fn block<S: Simd, const M: usize, const N: usize>(&self, simd: S, block: &Block) {
-        let Products { taps, bias, residual, relu, .. } = *self.products;
+        let taps = self.products.taps;
         let k = self.products.groups * self.products.group_k;
         let plane = taps.out_h * taps.out_w;
         let zeros = vec![T::ZERO; self.plan.depth];
@@ -167,12 +163,8 @@ impl<T: Element> Task<'_, '_, T> {
         while from < taps.depth {
             let depth = self.plan.depth.min(taps.depth - from);
             let last = from + depth == taps.depth;
-            let finish = Finish {
-                accumulate: from > 0,
-                bias: bias.filter(|_| last).map_or(std::ptr::null(), |b| b[block.column..][..block.width].as_ptr()),
-                residual: residual.filter(|_| last).map(<[T]>::as_ptr),
-                relu: relu && last,
-            };
+            let finish = if last { self.products.finish } else { Finish::default() };
+            let finish = BlockFinish { accumulate: from > 0, ..BlockFinish::new(finish, block) };
             let packed = self.weights[weights..].as_ptr();
             let offset = block.group * taps.depth + from;
             let mut first = self.pixels.start;

@@ -19,8 +19,11 @@
 //! The factors are 0, ±1 and ½, so rounding errors grow little: below three times those of the plain sum. But an
 //! infinity in x makes NaN of its tile's four outputs, also of those that do not see it.
 
+use super::cpu::Finish;
 use super::geometry::Geometry;
-use super::microkernel::{Block, Finish, MAX_ROWS, blocks, gather_product, load, outer_product, with_block};
+use super::microkernel::{
+    Block, BlockFinish, MAX_ROWS, blocks, gather_product, load, outer_product, with_block,
+};
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
 use crate::simd::isolated;
@@ -58,7 +61,9 @@ pub(super) fn applies(g: &Geometry) -> bool {
         return false;
     }
     let inside = |out: usize, size: usize, padding: usize| {
-        (0..out).map(|i| (i..i + 3).filter(|at| (padding..padding + size).contains(at)).count()).sum::<usize>()
+        (0..out)
+            .map(|i| (i..i + 3).filter(|at| (padding..padding + size).contains(at)).count())
+            .sum::<usize>()
     };
     let sums = inside(g.out_h, g.h, g.pad_h) * inside(g.out_w, g.w, g.pad_w);
     let tiles = g.out_h.div_ceil(2) * g.out_w.div_ceil(2);
@@ -184,22 +189,14 @@ impl Tiles {
     }
 }
 
-/// y of the convolution; the residual has its shape, the bias `[k]`.
+/// y of the convolution.
 pub(super) fn forward<T: Element>(
     arch: Arch,
     g: &Geometry,
     x: &[T],
     weight: &[T],
-    bias: Option<&[T]>,
-    residual: Option<&[T]>,
-    relu: bool,
+    finish: Finish<'_, T>,
 ) -> Vec<T> {
-    let finish = |block: &Block| Finish {
-        accumulate: false,
-        bias: bias.map_or(std::ptr::null(), |b| b[block.column..][..block.width].as_ptr()),
-        residual: residual.map(<[T]>::as_ptr),
-        relu,
-    };
     let at = |a: usize, b: usize, c: usize, k: usize| ((a * 3 + b) * g.c + c) * g.k + k;
     product(arch, &Tiles::forward(g), x, |a, b, c, k| weight[at(a, b, c, k)], finish)
 }
@@ -207,7 +204,7 @@ pub(super) fn forward<T: Element>(
 /// dx of the convolution.
 pub(super) fn backward_input<T: Element>(arch: Arch, g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
     let at = |a: usize, b: usize, k: usize, c: usize| (((2 - a) * 3 + 2 - b) * g.c + c) * g.k + k;
-    product(arch, &Tiles::backward(g), dy, |a, b, k, c| weight[at(a, b, k, c)], |_| Finish::NOTHING)
+    product(arch, &Tiles::backward(g), dy, |a, b, k, c| weight[at(a, b, k, c)], Finish::default())
 }
 
 fn product<T: Element>(
@@ -215,7 +212,7 @@ fn product<T: Element>(
     tiles: &Tiles,
     x: &[T],
     weight: impl Fn(usize, usize, usize, usize) -> T + Sync,
-    finish: impl Fn(&Block) -> Finish<T> + Sync,
+    finish: Finish<'_, T>,
 ) -> Vec<T> {
     let blocks = blocks::<T>(arch, 1, tiles.k);
     let weights = transformed(&blocks, tiles.c, weight);
@@ -232,7 +229,7 @@ fn product<T: Element>(
             x,
             weights: &weights.as_slice()[block.at * PLACES * tiles.c..],
             y: out,
-            finish: finish(block),
+            finish: BlockFinish::new(finish, block),
         });
     });
     // SAFETY: the capacity is as large, and the tasks have written every column of every pixel.
@@ -252,9 +249,11 @@ fn transformed<T: Element>(
     for block in blocks {
         let (part, behind) = rest.split_at_mut(PLACES * c * block.stride);
         rest = behind;
-        let mut places: Vec<_> = part.chunks_exact_mut(c * block.stride).map(|p| p.chunks_mut(SQUARE * block.stride)).collect();
+        let mut places: Vec<_> =
+            part.chunks_exact_mut(c * block.stride).map(|p| p.chunks_mut(SQUARE * block.stride)).collect();
         for first in (0..c).step_by(SQUARE) {
-            let rows: Vec<&mut [T]> = places.iter_mut().map(|p| p.next().expect("as many squares as rows")).collect();
+            let rows: Vec<&mut [T]> =
+                places.iter_mut().map(|p| p.next().expect("as many squares as rows")).collect();
             parts.push((block, first, rows));
         }
     }
@@ -300,7 +299,7 @@ struct Forward<'a, T> {
     x: &'a [T],
     weights: &'a [T],
     y: Shared<T>,
-    finish: Finish<T>,
+    finish: BlockFinish<T>,
 }
 
 impl<T: Element> WithSimd for Forward<'_, T> {
@@ -365,7 +364,7 @@ impl<T: Element> Forward<'_, T> {
                         &out,
                         valid,
                         stride,
-                        Finish::NOTHING,
+                        BlockFinish::NOTHING,
                     );
                 },
             );
@@ -434,7 +433,8 @@ pub(super) fn backward_weight<T: Element>(arch: Arch, g: &Geometry, x: &[T], dy:
     let (sums, factors) = (sums.as_slice(), WEIGHT.map(|row| row.map(T::from_f64)));
     let mut dweight = vec![T::ZERO; 9 * g.c * g.k];
     let rows: Vec<Vec<&mut [T]>> = {
-        let mut taps: Vec<_> = dweight.chunks_exact_mut(g.c * g.k).map(|tap| tap.chunks_exact_mut(g.k)).collect();
+        let mut taps: Vec<_> =
+            dweight.chunks_exact_mut(g.c * g.k).map(|tap| tap.chunks_exact_mut(g.k)).collect();
         (0..g.c).map(|_| taps.iter_mut().map(|tap| tap.next().expect("c rows a tap")).collect()).collect()
     };
     rows.into_par_iter().enumerate().for_each(|(c, mut taps)| {

@@ -1,6 +1,6 @@
 //! The operations of `selfsup-kernels` on a ResNet-18's shapes. `benches/peers/kernels.py` is the same in PyTorch.
 //!
-//!     cargo bench -p selfsup-benches --bench kernels
+//!     cargo bench -p selfsup-bench --bench kernels
 //!
 //! A "forward+backward" seeds the backward pass with ones.
 

@@ -1,6 +1,6 @@
 //! NT-Xent forward and backward, and the measures that are taken where metrics are logged.
 //!
-//! `cargo bench -p selfsup-benches --bench objectives`
+//! `cargo bench -p selfsup-bench --bench objectives`
 
 use candle_core::{Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

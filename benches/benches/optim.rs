@@ -1,6 +1,6 @@
 //! One optimiser step over the 11.2 million parameters of a ResNet-18, and clipping.
 //!
-//! `cargo bench -p selfsup-benches --bench optim`
+//! `cargo bench -p selfsup-bench --bench optim`
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};

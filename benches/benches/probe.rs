@@ -1,6 +1,6 @@
 //! The probes on features as a ResNet-18 makes them: 512 wide, ten overlapping classes.
 //!
-//!     cargo bench -p selfsup-benches --bench probe
+//!     cargo bench -p selfsup-bench --bench probe
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rand_chacha::ChaCha8Rng;

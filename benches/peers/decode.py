@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Pillow's speed at decoding 500x375 JPEGs of four kinds, and the files for `cargo bench --bench data`.
 
-    python benches/peers/decode.py && cargo bench -p selfsup-benches --bench data -- decode
+    python benches/peers/decode.py && cargo bench -p selfsup-bench --bench data -- decode
 
 Needs Pillow and NumPy. The files go to `selfsup-jpegs` in the folder for temporary files, where the bench looks for
 them. The picture is made of noise at three scales, from a fixed seed, so that it compresses as a busy photograph does.

@@ -1,4 +1,4 @@
-"""NT-Xent forward and backward, beside `cargo bench -p selfsup-benches --bench objectives`: lightly's, the formula in
+"""NT-Xent forward and backward, beside `cargo bench -p selfsup-bench --bench objectives`: lightly's, the formula in
 PyTorch, and the same through torch.compile.
 
     python benches/peers/objectives.py        # torch, lightly; torch.compile needs a C++ compiler

@@ -1,0 +1,6 @@
+//! placeholder
+use super::Report;
+use anyhow::Result;
+pub fn render(_: &Report) -> Result<Option<String>> {
+    Ok(None)
+}

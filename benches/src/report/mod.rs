@@ -1,6 +1,7 @@
 //! What a run found: as a table for reading, as JSON with every sample, as Markdown for the book, as a roofline.
 
 mod json;
+mod labels;
 mod markdown;
 mod roofline;
 mod table;

@@ -151,19 +151,29 @@ pub struct Prepared<'a> {
     pub bytes: Option<f64>,
 }
 
-/// The cases that any of the patterns matches; all without patterns. A pattern that matches none is an error.
+/// The cases that any of the patterns matches; all without patterns. A whole name matches that case alone, and a
+/// pattern that matches none is an error.
 pub fn select(cases: Vec<Case>, patterns: &[String]) -> Result<Vec<Case>> {
+    let names: Vec<&str> = cases.iter().map(|case| &case.name[..]).collect();
+    let mut chosen = vec![patterns.is_empty(); names.len()];
     for pattern in patterns {
-        if !cases.iter().any(|case| matches(pattern, &case.name)) {
-            let hint = selfsup_models::nearest(pattern, cases.iter().map(|case| &case.name[..]));
+        let whole = names.contains(&&pattern[..]);
+        let mut found = false;
+        for (name, chosen) in names.iter().zip(&mut chosen) {
+            if if whole { name == pattern } else { matches(pattern, name) } {
+                *chosen = true;
+                found = true;
+            }
+        }
+        if !found {
+            let hint = selfsup_models::nearest(pattern, names.iter().copied());
             let hint = hint.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
             return Err(
                 Usage(format!("no case's name contains `{pattern}`{hint} (`--list` prints all)")).into()
             );
         }
     }
-    let chosen = |case: &Case| patterns.is_empty() || patterns.iter().any(|p| matches(p, &case.name));
-    Ok(cases.into_iter().filter(chosen).collect())
+    Ok(cases.into_iter().zip(chosen).filter_map(|(case, chosen)| chosen.then_some(case)).collect())
 }
 
 /// Whether the pattern's parts between `*` occur in the name in order.
@@ -215,6 +225,8 @@ mod tests {
         };
         assert_eq!(names(&[]).unwrap(), all().len());
         assert_eq!(names(&["nt_xent/1024"]).unwrap(), 2);
+        assert_eq!(names(&["nt_xent/1024x128/f"]).unwrap(), 1);
+        assert_eq!(names(&["nt_xent/1024x128/f", "nt_xent/1024", "nt_xent/4096"]).unwrap(), 4);
         let error = names(&["nt_xent/1024", "nt_xnet"]).unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("`nt_xnet`"), "{error}");
     }

@@ -121,6 +121,11 @@ impl Report {
     fn version(&self, side: &str, name: &str) -> &str {
         self.versions.get(side).and_then(|v| v.get(name)).map_or("unknown", String::as_str)
     }
+
+    /// PyTorch's version without the part that names its build.
+    fn torch(&self) -> &str {
+        self.version("peer", "torch").split('+').next().unwrap_or_default()
+    }
 }
 
 /// Writes compare.json and roofline.svg into a folder, and the table to a Markdown file if one is named.

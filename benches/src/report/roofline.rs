@@ -12,8 +12,8 @@ use plotters::coord::ranged1d::{KeyPointHint, Ranged, ReversibleRanged, ValueFor
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-const WIDTH: i32 = 1200;
-const PLOT: i32 = 800;
+const WIDTH: i32 = 1400;
+const PLOT: i32 = 1040;
 const ROW: i32 = 17;
 /// Above the key's first line: the sides' names.
 const KEY_TOP: i32 = 112;
@@ -91,11 +91,11 @@ fn draw(report: &Report, cases: &[(f64, &Measured)], root: &Area) -> Drawn {
         labels::along(pixel(pair[0]), pixel(pair[1]), &mut taken);
     }
     let small = |position| (FONT, 15).into_font().color(&INK).pos(position);
-    let flat = pixel((x.1, peak.gflop_per_second));
+    let at = pixel((corner, peak.gflop_per_second));
+    let at = (at.0 + 2, at.1 - 5);
     let words = format!("{:.0} GFLOP/s", peak.gflop_per_second);
-    let at = (flat.0 - 6, flat.1 - 5);
-    root.draw_text(&words, &small(Pos::new(HPos::Right, VPos::Bottom)), at)?;
-    taken.push(Box2::new(at.0 - 100, at.1 - 14, 100, 14));
+    root.draw_text(&words, &small(Pos::new(HPos::Left, VPos::Bottom)), at)?;
+    taken.push(Box2::new(at.0, at.1 - 14, 100, 14));
     let words = format!("{:.0} GB/s", peak.gb_per_second());
     let slope = pixel((corner.sqrt() * x.0.sqrt(), peak.roof(corner.sqrt() * x.0.sqrt()).max(y.0)));
     let at = (slope.0 - 10, slope.1 - 8);
@@ -117,6 +117,7 @@ fn draw(report: &Report, cases: &[(f64, &Measured)], root: &Area) -> Drawn {
         let ys = || ends.iter().map(|(_, at)| at.1);
         if let (Some((_, at)), Some(top), Some(bottom)) = (ends.first(), ys().min(), ys().max()) {
             root.draw(&PathElement::new([(at.0, top), (at.0, bottom)], GRAY.stroke_width(1)))?;
+            labels::along((at.0, top), (at.0, bottom), &mut taken);
         }
     }
     for (side, at) in points.iter().flatten() {
@@ -150,7 +151,7 @@ fn draw_key(report: &Report, cases: &[(f64, &Measured)], key: &Area) -> Drawn {
     let mut at = 24;
     for (side, words) in [
         (OURS, "selfsup".to_owned()),
-        (Peer::Eager.name(), format!("PyTorch {}", report.version("peer", "torch"))),
+        (Peer::Eager.name(), format!("PyTorch {}", report.torch())),
         (Peer::Compiled.name(), "the same, compiled".to_owned()),
     ] {
         if cases.iter().any(|(_, case)| case.side(side).is_some()) {

@@ -35,7 +35,7 @@ pub fn text(report: &Report) -> String {
 pub fn head(report: &Report) -> String {
     let Report { machine, peak, .. } = report;
     let load = machine.load.map(|load| format!(", load {load:.1} at the start")).unwrap_or_default();
-    let peer = match report.version("peer", "torch") {
+    let peer = match report.torch() {
         "unknown" => "no peer".to_owned(),
         torch => format!("PyTorch {torch}"),
     };

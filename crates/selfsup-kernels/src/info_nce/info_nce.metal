@@ -40,20 +40,20 @@ struct Sizes {
     uint depth;
 };
 
-// total.x + total.y ← total.x + total.y + x, with the rounding error kept in total.y (Knuth's two-sum).
-static void add(thread float2& total, float x)
+// A sum is a pair: x, and in y what rounding dropped (Knuth's two-sum), so that a loss near 0 keeps its digits.
+static float2 merge(float2 a, float2 b)
 {
-    const float sum = total.x + x;
-    const float part = sum - total.x;
-    total.y += (total.x - (sum - part)) + (x - part);
-    total.x = sum;
+    const float sum = a.x + b.x;
+    const float part = sum - a.x;
+    const float dropped = (a.x - (sum - part)) + (b.x - part);
+    return float2(sum, (a.y + b.y) + dropped);
 }
 
-// Over the four lanes that share a row; each of them gets the result.
-static float row_sum(float x)
+// Over the four lanes that share a row; each of them gets the same.
+static float2 row_sum(float2 a)
 {
-    x += simd_shuffle_xor(x, ushort(1));
-    return x + simd_shuffle_xor(x, ushort(2));
+    a = merge(a, float2(simd_shuffle_xor(a.x, ushort(1)), simd_shuffle_xor(a.y, ushort(1))));
+    return merge(a, float2(simd_shuffle_xor(a.x, ushort(2)), simd_shuffle_xor(a.y, ushort(2))));
 }
 
 static float row_max(float x)
@@ -240,7 +240,7 @@ kernel void log_sum_exp(
     // A row that is not there takes the first one's role; nothing of it is written.
     const Role role = a_roles[inside ? i : 0];
     float highest = -INFINITY;
-    float2 total = float2(0.0f, 0.0f);    // Σ exp(S − highest)
+    float2 total = float2(0.0f, 0.0f);     // Σ exp(S − highest)
     float2 positives = float2(0.0f, 0.0f); // Σ S over them
     if (has_own == 1 && inside) {
         highest = own[i];
@@ -266,21 +266,21 @@ kernel void log_sum_exp(
         highest = fmax(before, row_max(here));
         // Without any number so far, the sum is 0, or NaN and stays so.
         const float shift = highest > -INFINITY ? highest : 0.0f;
-        float sum = 0.0f;
-        float found = 0.0f;
+        float2 sum = float2(0.0f, 0.0f);
+        float2 found = float2(0.0f, 0.0f);
         for (uint q = part; q < COLUMNS; q += LANES_A_ROW) {
             const uint k = column + q;
             if (k < sizes.m && k != role.excluded) {
                 const float s = tile[r * STRIDE + q];
-                sum += exp(s - shift);
-                found += b_roles[k].label == role.target ? s : 0.0f;
+                sum = merge(sum, float2(exp(s - shift), 0.0f));
+                found = merge(found, float2(b_roles[k].label == role.target ? s : 0.0f, 0.0f));
             }
         }
         if (before > -INFINITY) {
             total *= exp(before - shift);
         }
-        add(total, row_sum(sum));
-        add(positives, row_sum(found));
+        total = merge(total, row_sum(sum));
+        positives = merge(positives, row_sum(found));
         // The next tile overwrites this one.
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
@@ -435,14 +435,13 @@ kernel void sum_terms(
 {
     float2 total = float2(0.0f, 0.0f);
     for (uint i = thread_index; i < n; i += THREADS) {
-        add(total, terms[i]);
+        total = merge(total, float2(terms[i], 0.0f));
     }
     parts[thread_index] = total;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (thread_index == 0) {
         for (uint t = 1; t < THREADS; t++) {
-            add(total, parts[t].x);
-            total.y += parts[t].y;
+            total = merge(total, parts[t]);
         }
         out[0] = total.x + total.y;
     }

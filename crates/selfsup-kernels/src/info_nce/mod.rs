@@ -17,10 +17,16 @@
 
 mod cpu;
 mod explicit;
+#[cfg(feature = "metal")]
+mod launch;
+#[cfg(feature = "metal")]
+mod metal;
 mod pairs;
 mod positives;
 mod query_key;
 mod reference;
+#[cfg(feature = "metal")]
+mod roles;
 mod self_contrast;
 #[cfg(test)]
 mod tests;

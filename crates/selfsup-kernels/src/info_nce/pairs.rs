@@ -47,6 +47,10 @@ pub fn info_nce(
         return Err(check::parameter_error(OP, "excluded", "other than the positive", positives[i]));
     }
     let (anchors, candidates) = (widen(anchors)?, widen(candidates)?);
+    #[cfg(feature = "metal")]
+    if super::metal::applies(&[&anchors, &candidates]) {
+        return super::metal::pairs(OP, &anchors, &candidates, positives, excluded, temperature);
+    }
     if !on_fast_path(&anchors) {
         return reference::pairs(&anchors, &candidates, positives, excluded, temperature);
     }

@@ -30,6 +30,10 @@ pub fn info_nce_queue(queries: &Tensor, keys: &Tensor, queue: &Tensor, temperatu
     check_like(OP, "queue", queries, queue)?;
     check_temperature(OP, temperature)?;
     let (q, k, queue) = (widen(queries)?, widen(keys)?, widen(&queue.detach())?);
+    #[cfg(feature = "metal")]
+    if super::metal::applies(&[&q, &k, &queue]) {
+        return super::metal::query_key(OP, [&q, &k, &queue], temperature);
+    }
     if !on_fast_path(&q) {
         return reference::query_key(&q, &k, &queue, temperature);
     }

@@ -54,6 +54,10 @@ pub fn sup_con(z: &Tensor, labels: &[u32], temperature: f64) -> Result<Tensor> {
 fn apply(op: &'static str, z: &Tensor, positives: Positives, temperature: f64) -> Result<Tensor> {
     check_temperature(op, temperature)?;
     let z = widen(z)?;
+    #[cfg(feature = "metal")]
+    if super::metal::applies(&[&z]) {
+        return super::metal::self_contrast(op, &z, &positives, temperature);
+    }
     if !on_fast_path(&z) {
         return reference::self_contrast(&z, &positives, temperature);
     }

@@ -37,6 +37,10 @@ pub fn two_tower(a: &Tensor, b: &Tensor, scale: &Tensor) -> Result<Tensor> {
         return Err(check::parameter_error(OP, "scale", "above 0 and at most 1e6", value));
     }
     let (a, b, scale) = (widen(a)?, widen(b)?, widen(scale)?);
+    #[cfg(feature = "metal")]
+    if super::metal::applies(&[&a, &b]) {
+        return super::metal::two_tower(OP, [&a, &b, &scale]);
+    }
     if !on_fast_path(&a) {
         return reference::two_tower(&a, &b, &scale);
     }

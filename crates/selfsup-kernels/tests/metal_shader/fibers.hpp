@@ -1,5 +1,6 @@
 // The threads of one threadgroup as fibers of one CPU thread. A fiber runs until it waits for the other fibers of
-// its threadgroup or of its simdgroup; then the next one that need not wait runs, in the order that was asked for.
+// its threadgroup or of its simdgroup; then the first one that need not wait runs, in the order that was asked for:
+// those at its beginning get as far ahead of the others as barriers let them.
 #pragma once
 
 #include <cstddef>
@@ -130,7 +131,8 @@ inline void start()
     back_to_main();
 }
 
-// Runs `body` for each thread of a threadgroup. Order 0 is ascending, 1 descending, any other shuffled.
+// Runs `body` for each thread of a threadgroup. Order 0 is ascending, 1 descending, any other shuffled by simdgroup
+// and within each.
 inline std::string run_threadgroup(unsigned order, std::function<void(unsigned)> body)
 {
     State& s = state();
@@ -142,11 +144,9 @@ inline std::string run_threadgroup(unsigned order, std::function<void(unsigned)>
         group.pointers.clear();
     }
     unsigned turn[THREADS];
-    for (unsigned i = 0; i < THREADS; i++)
-        turn[i] = order == 1 ? THREADS - 1 - i : i;
-    for (unsigned i = THREADS - 1, random = order; order > 1 && i > 0; i--) {
-        random = random * 1664525u + 1013904223u;
-        std::swap(turn[i], turn[(random >> 8) % (i + 1)]);
+    for (unsigned i = 0; i < THREADS; i++) {
+        const unsigned shuffled = ((i / LANES * 3 + order) % 4) * LANES + (i * 11 + order) % LANES;
+        turn[i] = order == 0 ? i : order == 1 ? THREADS - 1 - i : shuffled;
     }
     for (Fiber& fiber : s.fibers) {
         fiber.stack.resize(STACK);
@@ -172,6 +172,7 @@ inline std::string run_threadgroup(unsigned order, std::function<void(unsigned)>
                 return s.failure;
             moved = true;
             left -= fiber.done;
+            break;
         }
         if (!moved)
             return "some threads wait at a barrier or a collective function that others never reach";

@@ -290,6 +290,15 @@ fn ends() -> Vec<Case> {
     for case in forms(9, 20, 5, 1e6) {
         add(&case, &|_, _| {});
     }
+    // exp S underflows for every candidate.
+    cases.push(Case {
+        form: Form::InfoNce { positives: vec![1], excluded: None },
+        matrices: vec![
+            Matrix { values: vec![1.0, 0.0], d: 2 },
+            Matrix { values: vec![-1.0, 0.04, -1.0, -0.05], d: 2 },
+        ],
+        scale: 1e3,
+    });
     cases
 }
 
@@ -416,7 +425,8 @@ fn broken(shader: &Shader) -> Result<(), String> {
             case.check(shader, order)?;
         }
     }
-    ends().iter().take(8).try_for_each(|case| case.check(shader, 0))
+    let many = Case { form: Form::NtXent, matrices: vec![random(130, 3, 1)], scale: 6.0 };
+    ends().iter().rev().take(12).chain([&many]).try_for_each(|case| case.check(shader, 0))
 }
 
 /// What breaks the shader: the words that stand there, which of their places (from 0), and what replaces them.

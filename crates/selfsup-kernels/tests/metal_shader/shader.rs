@@ -16,7 +16,7 @@ pub const SOURCE: &str = include_str!("../../src/info_nce/info_nce.metal");
 
 /// Words before and after each buffer that no kernel may touch.
 const GUARD: usize = 256;
-const UNTOUCHED: u32 = 0x7fc0_ABCD;
+const UNTOUCHED: u32 = 0x7fc0_abcd;
 
 type Run = unsafe extern "C" fn(*const c_char, *const *mut c_void, usize, u32, u32) -> *const c_char;
 

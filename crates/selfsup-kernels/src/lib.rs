@@ -5,6 +5,11 @@
 //! one. On the CPU, f32 and f64 run in code of this crate; other devices and dtypes run in candle's own
 //! operations, which are also the tests' oracle. Results have the same bits for any number of threads.
 //!
+//! With the feature `metal`, the fused losses of [`info_nce`] have kernels for Apple GPUs; all else runs in candle's
+//! operations there. **No Apple GPU has run these kernels yet.** The tests compile the shader as C++, launch it by the
+//! crate's own launch code with every GPU thread as a fiber on the CPU, and hold loss and gradients against f64; what
+//! they cannot show is that Metal's compiler takes the shader, that candle's encoder is used rightly, or its speed.
+//!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};
 //! use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, global_avg_pool};

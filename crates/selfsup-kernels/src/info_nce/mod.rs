@@ -14,6 +14,10 @@
 //! above the diagonal serves its mirror image too: the forward pass takes half a matrix product of n·n·d
 //! multiplications, the backward pass, which works the tiles out again from the saved lse, one and a half. PyTorch
 //! takes three and holds n·n numbers several times over; here memory is linear in n.
+//!
+//! On Apple GPUs (feature `metal`) every form but the one with explicit negatives has the kernels of `info_nce.metal`,
+//! one forward product and two for each matrix's gradient. No Apple GPU has run them yet: the test `metal_shader`
+//! compiles the shader as C++ and runs it on the CPU.
 
 mod cpu;
 mod explicit;

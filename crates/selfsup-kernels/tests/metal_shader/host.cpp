@@ -29,14 +29,13 @@ extern "C" const char* run(
     void* const* buffers,
     std::size_t shared,
     unsigned groups,
+    unsigned threads,
     unsigned order)
 {
     static thread_local std::string failure;
     failure = "there is no such kernel";
-    if (shared > MOST_SHARED) {
-        failure = "too much threadgroup memory";
-        return failure.c_str();
-    }
+    if (shared > MOST_SHARED || threads != fibers::THREADS)
+        return "too much threadgroup memory, or another number of threads";
     for (const Kernel& kernel : KERNELS) {
         if (std::strcmp(kernel.name, name) != 0)
             continue;

@@ -2,7 +2,6 @@
 //! is needed, and none is tested: neither Metal's compiler nor an Apple GPU sees the shader here.
 
 #[path = "../../src/info_nce/launch.rs"]
-#[allow(dead_code)]
 mod launch;
 mod oracle;
 #[path = "../../src/info_nce/roles.rs"]

@@ -3,7 +3,7 @@
 //! A kernel's parameters are read from the source: what `[[buffer(2)]]` or `[[thread_index_in_simdgroup]]` names is
 //! what the kernel is called with, and memory that the launch code says is read must be `const` there.
 
-use crate::launch::{Argument, Device, Sizes};
+use crate::launch::{Argument, Device, Sizes, THREADS};
 use crate::roles::Role;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ pub const SOURCE: &str = include_str!("../../src/info_nce/info_nce.metal");
 const GUARD: usize = 256;
 const UNTOUCHED: u32 = 0x7fc0_abcd;
 
-type Run = unsafe extern "C" fn(*const c_char, *const *mut c_void, usize, u32, u32) -> *const c_char;
+type Run = unsafe extern "C" fn(*const c_char, *const *mut c_void, usize, u32, u32, u32) -> *const c_char;
 
 /// A compiled shader.
 pub struct Shader {
@@ -224,7 +224,8 @@ impl Device for Emulator<'_> {
         // guard is found below.
         let failure = unsafe {
             let run = self.shader.library.get::<Run>(b"run").unwrap();
-            let failure = run(name.as_ptr(), pointers.as_ptr(), shared, groups as u32, self.order);
+            let failure =
+                run(name.as_ptr(), pointers.as_ptr(), shared, groups as u32, THREADS as u32, self.order);
             (!failure.is_null()).then(|| CStr::from_ptr(failure).to_string_lossy().into_owned())
         };
         if let Some(failure) = failure {

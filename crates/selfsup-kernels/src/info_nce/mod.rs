@@ -17,7 +17,8 @@
 //!
 //! On Apple GPUs (feature `metal`) every form but the one with explicit negatives has the kernels of `info_nce.metal`,
 //! one forward product and two for each matrix's gradient. No Apple GPU has run them yet: the test `metal_shader`
-//! compiles the shader as C++ and runs it on the CPU.
+//! compiles the shader as C++ and runs it on the CPU. `cargo test -p selfsup-kernels --features metal --test
+//! metal_gpu` holds them against the CPU where there is one.
 
 mod cpu;
 mod explicit;

@@ -45,7 +45,15 @@ impl Shader {
         std::fs::write(out.join("kernels.inc"), calls(&kernels)).unwrap();
         let library = out.join("libshader.so");
         let result = Command::new(compiler)
-            .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off"])
+            .args([
+                "-std=c++17",
+                "-O1",
+                "-shared",
+                "-fPIC",
+                "-ffp-contract=off",
+                "-D_XOPEN_SOURCE=700",
+                "-D_DARWIN_C_SOURCE",
+            ])
             .arg("-I")
             .arg(&out)
             .arg("-I")

@@ -4,8 +4,9 @@
 // No Apple GPU has run this file. The test `metal_shader` compiles it as C++ and runs every thread on the CPU.
 //
 // It needs 32 threads a simdgroup, simdgroup matrices (Apple7, the M1, and later) and compilation without fast
-// mathematics: the sums carry what rounding drops, and NaN must reach the result. Numbers are f32. A threadgroup
-// has 128 threads. No atomics: each result has one thread that adds its terms in the order of the columns.
+// mathematics: the sums carry what rounding drops, and NaN must reach the result. Numbers are f32, narrower ones are
+// widened before; a GPU may take subnormal ones for 0. A threadgroup has 128 threads. No atomics: each result has one
+// thread that adds its terms in the order of the columns.
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

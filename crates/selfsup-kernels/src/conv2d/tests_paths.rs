@@ -19,6 +19,7 @@ fn geometry(x: [usize; 4], weight: [usize; 4], config: Conv2dConfig) -> Geometry
 }
 
 #[test]
+#[cfg(feature = "winograd")]
 fn the_fast_paths_are_taken() {
     let of = |x, weight, config| path(&geometry(x, weight, config));
     for (c, side) in [(64, 32), (128, 16), (256, 8), (512, 4), (16, 14), (64, 56), (512, 7)] {

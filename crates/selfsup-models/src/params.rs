@@ -158,13 +158,20 @@ pub struct ParamBuilder {
 struct Shared {
     seed: u64,
     device: Device,
+    dtype: DType,
     list: RefCell<Vec<NamedTensor>>,
 }
 
 impl ParamBuilder {
-    /// An empty list on a device; `seed` decides every first value.
+    /// An empty list of f32 tensors on a device; `seed` decides every first value.
     pub fn new(seed: u64, device: &Device) -> Self {
-        let shared = Shared { seed, device: device.clone(), list: RefCell::new(Vec::new()) };
+        Self::with_dtype(seed, device, DType::F32)
+    }
+
+    /// The same with tensors of another float type: in f64, a model can be held against another implementation
+    /// without the ReLUs whose input rounding carries across 0.
+    pub fn with_dtype(seed: u64, device: &Device, dtype: DType) -> Self {
+        let shared = Shared { seed, device: device.clone(), dtype, list: RefCell::new(Vec::new()) };
         Self { shared: Rc::new(shared), prefix: String::new() }
     }
 
@@ -206,7 +213,8 @@ impl ParamBuilder {
             return Err(Error::DuplicateName(name));
         }
         let values = init.values(shape.iter().product(), &mut generator(self.shared.seed, &name));
-        let var = Var::from_vec(values, shape, &self.shared.device)?;
+        let value = Tensor::from_vec(values, shape, &self.shared.device)?.to_dtype(self.shared.dtype)?;
+        let var = Var::from_tensor(&value)?;
         self.shared.list.borrow_mut().push(NamedTensor { name, var: var.clone(), trainable, layout });
         Ok(var)
     }

@@ -2,6 +2,8 @@
 //! running statistics. The golden file comes from `golden/make_golden.py`.
 
 use candle_core::{DType, Device, Tensor};
+use selfsup_models::params::{ParamBuilder, Params};
+use selfsup_models::resnet::ResNet;
 use selfsup_models::{Encoder, Mode, Preprocessing, arch};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -52,10 +54,21 @@ fn shapes(entry: &Value) -> BTreeMap<String, Vec<usize>> {
 fn encoder(name: &str, entry: &Value) -> Encoder {
     let preprocessing = Preprocessing { image_size: IMAGE, mean: [0.5; 3], std: [0.25; 3] };
     let encoder = Encoder::untrained(arch(name).unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
-    let tensors =
-        shapes(entry).into_iter().map(|(name, shape)| (name.clone(), fill(&name, &shape))).collect();
-    encoder.params().load_file(&tensors, name).unwrap();
+    encoder.params().load_file(&tensors(entry), name).unwrap();
     encoder
+}
+
+/// The backbone alone, in f64.
+fn backbone(name: &str, entry: &Value) -> (ResNet, Params) {
+    let build = ParamBuilder::with_dtype(0, &Device::Cpu, DType::F64);
+    let backbone = ResNet::new(&arch(name).unwrap().config, &build).unwrap();
+    let params = build.finish();
+    params.load_file(&tensors(entry), name).unwrap();
+    (backbone, params)
+}
+
+fn tensors(entry: &Value) -> HashMap<String, Tensor> {
+    shapes(entry).into_iter().map(|(name, shape)| (name.clone(), fill(&name, &shape))).collect()
 }
 
 fn images() -> Tensor {
@@ -98,53 +111,49 @@ fn names_and_shapes_are_torchvisions() {
     }
 }
 
-/// Features and gradients of the mean square of the features.
-fn assert_forward_and_backward(encoder: &Encoder, mode: Mode, expected: &Value, tolerance: f64, what: &str) {
-    let features = encoder.forward(&images(), mode).unwrap();
-    assert_sample(&features, &expected["features"], tolerance, what);
-    let grads = features.sqr().unwrap().mean_all().unwrap().backward().unwrap();
-    let mut compared = 0;
-    for t in encoder.params().iter() {
-        if let Some(expected) = expected["gradients"].get(&t.name) {
-            let grad = t.layout.to_file(grads.get(t.var.as_tensor()).unwrap()).unwrap();
-            assert_sample(&grad, expected, tolerance, &format!("{what}, gradient of {}", t.name));
-            compared += 1;
+/// Features, gradients of the mean square of the features and, in training, running statistics, in f64. In f32 a
+/// ReLU's input within rounding of 0 is cut on one side and not on the other, and gradients differ by parts in a hundred:
+/// PyTorch's own, of a ResNet-50 in evaluation, by 0.8 % from those in f64.
+#[test]
+fn features_gradients_and_statistics_are_torchvisions_in_f64() {
+    let golden = golden();
+    let x = ((images().to_dtype(DType::F64).unwrap() / 255.0).unwrap() - 0.5).unwrap();
+    let x = (x / 0.25).unwrap();
+    for name in ARCHS {
+        for (mode, part) in [(Mode::Eval, "eval"), (Mode::Train, "train")] {
+            let (backbone, params) = backbone(name, &golden[name]);
+            let expected = &golden[name][part];
+            let what = format!("{name}, {part}");
+            let features = backbone.forward(&x, mode).unwrap();
+            assert_sample(&features, &expected["features"], 1e-8, &what);
+            let grads = features.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+            let mut compared = 0;
+            for t in params.iter() {
+                if let Some(expected) = expected["gradients"].get(&t.name) {
+                    let grad = t.layout.to_file(grads.get(t.var.as_tensor()).unwrap()).unwrap();
+                    assert_sample(&grad, expected, 1e-8, &format!("{what}, gradient of {}", t.name));
+                    compared += 1;
+                }
+                if mode == Mode::Train
+                    && let Some(expected) = golden[name]["running"].get(&t.name)
+                {
+                    assert_sample(t.var.as_tensor(), expected, 1e-8, &format!("{what}, {}", t.name));
+                    compared += 1;
+                }
+            }
+            assert_eq!(compared, if mode == Mode::Train { 7 } else { 4 }, "{what}");
         }
     }
-    assert_eq!(compared, 4, "{what}");
 }
 
 #[test]
-fn features_and_gradients_are_torchvisions_in_evaluation() {
+fn features_are_torchvisions_in_f32() {
     let golden = golden();
     for name in ARCHS {
-        // f32 sums against f64, through up to 53 convolutions and back.
-        assert_forward_and_backward(
-            &encoder(name, &golden[name]),
-            Mode::Eval,
-            &golden[name]["eval"],
-            1e-3,
-            name,
-        );
-    }
-}
-
-#[test]
-fn features_gradients_and_statistics_are_torchvisions_in_training() {
-    let golden = golden();
-    // Not the deeper ones: random weights and statistics of 12 values make f32 gradients uncertain by 2 %, in
-    // PyTorch too.
-    for name in ["resnet18", "resnet18-cifar"] {
-        let expected = &golden[name];
-        let encoder = encoder(name, expected);
-        assert_forward_and_backward(&encoder, Mode::Train, &expected["train"], 1e-3, name);
-        let mut compared = 0;
-        for t in encoder.params().iter() {
-            if let Some(expected) = expected["running"].get(&t.name) {
-                assert_sample(t.var.as_tensor(), expected, 1e-4, &format!("{name}, {}", t.name));
-                compared += 1;
-            }
+        for (mode, part, tolerance) in [(Mode::Eval, "eval", 1e-5), (Mode::Train, "train", 1e-3)] {
+            // In training, statistics of 12 values magnify the rounding: PyTorch's features of a ResNet-50 are off by 1e-4.
+            let features = encoder(name, &golden[name]).forward(&images(), mode).unwrap();
+            assert_sample(&features, &golden[name][part]["features"], tolerance, &format!("{name}, {part}"));
         }
-        assert_eq!(compared, 3, "{name}");
     }
 }

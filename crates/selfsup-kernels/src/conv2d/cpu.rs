@@ -30,14 +30,11 @@ pub(super) enum Path {
 /// Numbers of a task that goes through memory once.
 const CHUNK: usize = 16 * 1024;
 
-/// Off until features are as close to torchvision's as with the plain sum.
-const WINOGRAD: bool = cfg!(feature = "winograd");
-
 /// The fastest way for these sizes.
 pub(super) fn path(g: &Geometry) -> Path {
     if g.is_depthwise() {
         Path::Depthwise
-    } else if WINOGRAD && winograd::applies(g) {
+    } else if winograd::applies(g) {
         Path::Winograd
     } else {
         Path::Direct

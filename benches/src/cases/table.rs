@@ -100,10 +100,13 @@ impl Convolution {
         name
     }
 
+    /// Without the products with the padding's zeros, which a library may leave out: on 4×4 pixels they are a third.
     fn flop(&self) -> f64 {
         let Conv2dConfig { stride, padding, dilation, groups } = self.config;
         let out = (self.side + 2 * padding - dilation * (self.kernel - 1) - 1) / stride + 1;
-        (2 * self.n * out * out * self.kernel.pow(2) * self.c / groups * self.k) as f64
+        let seen = |i: usize, a: usize| (padding..padding + self.side).contains(&(i * stride + a * dilation));
+        let products = (0..out).map(|i| (0..self.kernel).filter(|&a| seen(i, a)).count()).sum::<usize>();
+        (2 * self.n * products.pow(2) * self.c / groups * self.k) as f64
     }
 
     fn cases(self) -> [Case; 2] {
@@ -224,4 +227,21 @@ fn objectives() -> Vec<Case> {
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_counted_where_taps_see_the_image() {
+        // Each of 4 rows sees 3 taps, but the first and the last only 2: 10, and so for columns.
+        assert_eq!(Convolution::new(2, 4, 5, 7, 3).flop(), (2 * 2 * 10 * 10 * 5 * 7) as f64);
+        assert_eq!(Convolution::new(1, 8, 3, 5, 1).flop(), (2 * 64 * 3 * 5) as f64);
+        // Taps two apart: each of 4 rows sees 2 of 3.
+        assert_eq!(Convolution::new(1, 4, 1, 1, 3).dilation(2).flop(), (2 * 8 * 8) as f64);
+        assert_eq!(Convolution::new(1, 4, 6, 6, 3).depthwise().flop(), (2 * 10 * 10 * 6) as f64);
+        // Windows at −1 and 1: 2 and 3 taps.
+        assert_eq!(Convolution::new(1, 4, 1, 1, 3).stride(2).flop(), (2 * 5 * 5) as f64);
+    }
 }

@@ -3,14 +3,14 @@
 
 /// A rectangle in pixels, y downwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Box2 {
+pub struct Bounds {
     left: i32,
     top: i32,
     width: i32,
     height: i32,
 }
 
-impl Box2 {
+impl Bounds {
     /// By its upper left corner.
     pub fn new(left: i32, top: i32, width: i32, height: i32) -> Self {
         Self { left, top, width, height }
@@ -46,29 +46,29 @@ impl Box2 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// What it covers.
-    pub area: Box2,
+    pub area: Bounds,
     /// Where a line from the point ends, if the label is too far to be taken for the point's.
     pub leader: Option<(i32, i32)>,
 }
 
 /// Small squares along a line, which labels shall not cover.
-pub fn along(from: (i32, i32), to: (i32, i32), taken: &mut Vec<Box2>) {
+pub fn along(from: (i32, i32), to: (i32, i32), taken: &mut Vec<Bounds>) {
     let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()) / 6 + 1;
     for i in 0..=steps {
         let at = (from.0 + (to.0 - from.0) * i / steps, from.1 + (to.1 - from.1) * i / steps);
-        taken.push(Box2::around(at, 2));
+        taken.push(Bounds::around(at, 2));
     }
 }
 
 /// The nearest free place around a point, within `inside`; beside the point if all is full.
-pub fn place(point: (i32, i32), (width, height): (i32, i32), inside: Box2, taken: &[Box2]) -> Place {
+pub fn place(point: (i32, i32), (width, height): (i32, i32), inside: Bounds, taken: &[Bounds]) -> Place {
     const DIRECTIONS: i32 = 24;
     let around = |radius: i32, direction: i32| {
         let angle = f64::from(direction) * std::f64::consts::TAU / f64::from(DIRECTIONS);
         // A label is wider than high: an ellipse keeps its edge at the same distance.
         let x = point.0 + (f64::from(radius + width / 2) * angle.cos()).round() as i32;
         let y = point.1 - (f64::from(radius + height / 2) * angle.sin()).round() as i32;
-        (Box2::new(x - width / 2, y - height / 2, width, height), (x, y))
+        (Bounds::new(x - width / 2, y - height / 2, width, height), (x, y))
     };
     let candidates = (0..40).flat_map(|ring| (0..DIRECTIONS).map(move |direction| (6 + 3 * ring, direction)));
     for (radius, direction) in candidates {
@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn labels_of_one_crowded_point_do_not_meet() {
-        let inside = Box2::new(0, 0, 300, 300);
-        let mut taken = vec![Box2::around((150, 150), 5)];
+        let inside = Bounds::new(0, 0, 300, 300);
+        let mut taken = vec![Bounds::around((150, 150), 5)];
         for _ in 0..40 {
             let place = place((150, 150), (17, 12), inside, &taken);
             assert!(!taken.iter().any(|other| other.meets(&place.area)), "{place:?}");
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn labels_stay_inside_and_off_lines() {
-        let inside = Box2::new(0, 0, 100, 100);
+        let inside = Bounds::new(0, 0, 100, 100);
         let mut taken = Vec::new();
         along((0, 0), (100, 100), &mut taken);
         let place = place((0, 0), (17, 12), inside, &taken);

@@ -3,7 +3,7 @@
 //!
 //! Colours are Okabe and Ito's, told apart with any colour vision, and each side has a shape of its own too.
 
-use super::labels::{self, Box2};
+use super::labels::{self, Bounds};
 use super::{Measured, Report};
 use crate::args::Peer;
 use crate::compare::OURS;
@@ -95,12 +95,12 @@ fn draw(report: &Report, cases: &[(f64, &Measured)], root: &Area) -> Drawn {
     let at = (at.0 + 2, at.1 - 5);
     let words = format!("{:.0} GFLOP/s", peak.gflop_per_second);
     root.draw_text(&words, &small(Pos::new(HPos::Left, VPos::Bottom)), at)?;
-    taken.push(Box2::new(at.0, at.1 - 14, 100, 14));
+    taken.push(Bounds::new(at.0, at.1 - 14, 100, 14));
     let words = format!("{:.0} GB/s", peak.gb_per_second());
     let slope = pixel((corner.sqrt() * x.0.sqrt(), peak.roof(corner.sqrt() * x.0.sqrt()).max(y.0)));
     let at = (slope.0 - 10, slope.1 - 8);
     root.draw_text(&words, &small(Pos::new(HPos::Right, VPos::Bottom)), at)?;
-    taken.push(Box2::new(at.0 - 70, at.1 - 14, 70, 14));
+    taken.push(Bounds::new(at.0 - 70, at.1 - 14, 70, 14));
 
     let mut points = Vec::new();
     for (intensity, case) in cases {
@@ -109,7 +109,7 @@ fn draw(report: &Report, cases: &[(f64, &Measured)], root: &Area) -> Drawn {
         };
         let ends: Vec<_> = case.sides.iter().filter_map(of).collect();
         for (_, at) in &ends {
-            taken.push(Box2::around(*at, MARKER + 1));
+            taken.push(Bounds::around(*at, MARKER + 1));
         }
         points.push(ends);
     }
@@ -125,7 +125,7 @@ fn draw(report: &Report, cases: &[(f64, &Measured)], root: &Area) -> Drawn {
     }
     let (left, top) = pixel((x.0, y.1));
     let (right, bottom) = pixel((x.1, y.0));
-    let inside = Box2::new(left, top, right - left, bottom - top);
+    let inside = Bounds::new(left, top, right - left, bottom - top);
     for (i, ends) in points.iter().enumerate() {
         let Some(&(_, ours)) = ends.first() else { continue };
         let number = (i + 1).to_string();

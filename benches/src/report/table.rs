@@ -39,8 +39,10 @@ pub fn head(report: &Report) -> String {
         "unknown" => "no peer".to_owned(),
         torch => format!("PyTorch {torch}"),
     };
+    let environment: String =
+        report.environment.iter().map(|(name, value)| format!("; {name}={value}")).collect();
     format!(
-        "{}, {} cores, {} threads a side{load}; selfsup {} ({}) and {peer}; {} rounds\n\
+        "{}, {} cores, {} threads a side{load}; selfsup {} ({}) and {peer}; {} rounds{environment}\n\
          peak: {:.0} GFLOP/s (f32 multiply-adds, {} lanes), {:.1} GB/s (triad), {:.1} GB/s (sum)",
         machine.cpu,
         machine.cores,
@@ -153,6 +155,9 @@ mod tests {
         assert_eq!(cells[2..], expected);
         assert!(text.contains("failed: conv2d/a/f (compiled): out of memory"), "{text}");
         assert!(text.contains("200 GFLOP/s"), "{text}");
+        let mut tuned = crate::report::example();
+        tuned.environment.insert("MALLOC_TOP_PAD_".into(), "9".into());
+        assert!(head(&tuned).contains("; MALLOC_TOP_PAD_=9\n"), "{}", head(&tuned));
     }
 
     #[test]

@@ -6,7 +6,14 @@
 
 use candle_core::{Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, log_softmax, max_pool2d};
+use selfsup_kernels::{
+    BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, layer_norm, log_softmax, max_pool2d, softmax,
+};
+
+/// As in the command: the system's allocator gives blocks of this size back at once, and faulting them in again
+/// takes several times as long as the work.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Images in a batch, where not said otherwise.
 const BATCH: usize = 16;
@@ -42,15 +49,18 @@ fn convolution(criterion: &mut Criterion) {
     }
 }
 
-fn batch_norm(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("batch_norm");
-    let (x, weight, bias) = (random((128, 32, 32, 64)), random(64), random(64));
+fn normalisation(criterion: &mut Criterion) {
+    let (x, residual, weight, bias) =
+        (random((128, 32, 32, 64)), random((128, 32, 32, 64)), random(64), random(64));
     let config = BatchNormConfig { relu: true, ..Default::default() };
-    let forward = || batch_norm_train(&x, &weight, &bias, None, config).expect("a normalisation").y;
-    group.sample_size(20);
-    group.bench_function("relu/128x64x32x32/forward", |b| b.iter(forward));
-    group.bench_function("relu/128x64x32x32/forward+backward", |b| {
-        b.iter(|| forward().backward().expect("gradients"))
+    let forward = |residual: Option<&Tensor>| {
+        batch_norm_train(&x, &weight, &bias, residual, config).expect("a normalisation").y
+    };
+    both(criterion, "batch_norm/relu/128x32x32x64", || forward(None));
+    both(criterion, "batch_norm/residual+relu/128x32x32x64", || forward(Some(&residual)));
+    let (x, weight, bias) = (random((BATCH, 196, 384)), random(384), random(384));
+    both(criterion, "layer_norm/16x196x384", || {
+        layer_norm(&x, &weight, &bias, 1e-6).expect("a normalisation")
     });
 }
 
@@ -60,9 +70,12 @@ fn pooling(criterion: &mut Criterion) {
     both(criterion, "max_pool2d/3/2/1/16x64x112x112", forward);
 }
 
-fn softmax(criterion: &mut Criterion) {
+fn softmaxes(criterion: &mut Criterion) {
     let x = random((4096, 1000));
+    both(criterion, "softmax/4096x1000", || softmax(&x).expect("a softmax"));
     both(criterion, "log_softmax/4096x1000", || log_softmax(&x).expect("a softmax"));
+    let x = random((6 * BATCH, 196, 196));
+    both(criterion, "softmax/96x196x196", || softmax(&x).expect("a softmax"));
 }
 
 fn both(criterion: &mut Criterion, name: &str, forward: impl Fn() -> Tensor) {
@@ -72,5 +85,5 @@ fn both(criterion: &mut Criterion, name: &str, forward: impl Fn() -> Tensor) {
     group.bench_function("forward+backward", |b| b.iter(|| forward().backward().expect("gradients")));
 }
 
-criterion_group!(benches, convolution, batch_norm, pooling, softmax);
+criterion_group!(benches, convolution, normalisation, pooling, softmaxes);
 criterion_main!(benches);

@@ -1,8 +1,9 @@
 """The work of crates/selfsup-kernels/examples/speed.rs and benches/benches/kernels.rs in PyTorch.
 
-    python kernels.py [BATCH] [REPEATS] [THREADS]
+    python kernels.py [BATCH] [REPEATS] [THREADS] [NAME]
 
-f32 on the CPU, channels_last; the best of the repeats. Convolutions in GFLOP/s, the rest in ms.
+f32 on the CPU, channels_last; the best of the repeats. Convolutions in GFLOP/s, the rest in ms. NAME leaves out the
+operations whose names do not begin with it.
 """
 
 import sys
@@ -11,7 +12,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-BATCH, REPEATS, THREADS = (int(a) for a in (sys.argv[1:] + ["16", "3", "2"][len(sys.argv) - 1 :]))
+BATCH, REPEATS, THREADS = (int(a) for a in (sys.argv[1:4] + ["16", "3", "2"][len(sys.argv) - 1 :]))
+NAME = sys.argv[4] if len(sys.argv) > 4 else ""
 SHAPES = [(64, 32, 64, 1), (128, 16, 128, 1), (256, 8, 256, 1), (512, 4, 512, 1), (64, 32, 128, 2), (3, 32, 64, 1)]
 
 
@@ -47,44 +49,49 @@ def convolutions():
         print(f"{c}x{side}->{k} /{stride}: {flop / best(forward) / 1e9:.0f} {products * flop / best(both) / 1e9:.0f}")
 
 
-def batch_norm_relu():
-    x = images(BATCH, 64, 32, 32)
+def row(name, f, *leaves):
+    """Forward, then forward+backward to the leaves, whose old gradients are dropped first."""
+    if not name.startswith(NAME):
+        return
+    dy = torch.ones_like(f())
+
+    def forward():
+        with torch.no_grad():
+            f()
+
+    def both():
+        for leaf in leaves:
+            leaf.grad = None
+        f().backward(dy)
+
+    print(f"{name}: forward {best(forward) * 1e3:.1f} ms, f+b {best(both) * 1e3:.1f} ms")
+
+
+def random(*shape):
+    return torch.randn(shape, requires_grad=True)
+
+
+def others():
+    x, residual = images(BATCH, 64, 32, 32), images(BATCH, 64, 32, 32)
     bn = torch.nn.BatchNorm2d(64)
-    dy = torch.ones_like(x)
-
-    def both():
-        x.grad = None
-        F.relu(bn(x)).backward(dy)
-
-    print(f"batch_norm+relu f+b {BATCH}x64x32x32: {best(both) * 1e3:.1f} ms")
-
-
-def max_pool():
-    x = images(BATCH, 64, 112, 112)
-    dy = torch.ones_like(F.max_pool2d(x, 3, 2, 1))
-
-    def both():
-        x.grad = None
-        F.max_pool2d(x, 3, 2, 1).backward(dy)
-
-    print(f"max_pool2d 3/2/1 f+b {BATCH}x64x112x112: {best(both) * 1e3:.1f} ms")
-
-
-def log_softmax():
-    x = torch.randn(4096, 1000, requires_grad=True)
-    dy = torch.ones_like(x)
-
-    def both():
-        x.grad = None
-        F.log_softmax(x, -1).backward(dy)
-
-    print(f"log_softmax f+b 4096x1000: {best(both) * 1e3:.1f} ms")
+    row("batch_norm+relu B×32×32×64", lambda: F.relu(bn(x)), x, bn.weight, bn.bias)
+    leaves = x, residual, bn.weight, bn.bias
+    row("batch_norm+residual+relu B×32×32×64", lambda: F.relu(bn(x) + residual), *leaves)
+    large = images(BATCH, 64, 112, 112)
+    row("max_pool2d 3/2/1 B×112×112×64", lambda: F.max_pool2d(large, 3, 2, 1), large)
+    x = random(4096, 1000)
+    row("softmax 4096×1000", lambda: F.softmax(x, -1), x)
+    row("log_softmax 4096×1000", lambda: F.log_softmax(x, -1), x)
+    # A small vision transformer's: 196 tokens an image, 384 wide, 6 heads.
+    attention = random(6 * BATCH, 196, 196)
+    row("softmax 6B×196×196", lambda: F.softmax(attention, -1), attention)
+    tokens, weight, bias = random(BATCH, 196, 384), random(384), random(384)
+    row("layer_norm B×196×384", lambda: F.layer_norm(tokens, (384,), weight, bias, 1e-6), tokens, weight, bias)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
-    convolutions()
-    batch_norm_relu()
-    max_pool()
-    log_softmax()
+    if "conv2d".startswith(NAME):
+        convolutions()
+    others()

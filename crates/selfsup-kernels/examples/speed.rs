@@ -1,13 +1,21 @@
 //! The speed of convolution on a ResNet-18's shapes, beside candle's own, in GFLOP/s, and of other operations in ms.
 //!
-//!     cargo run --release -p selfsup-kernels --example speed -- [BATCH] [REPEATS]
+//!     cargo run --release -p selfsup-kernels --example speed -- [BATCH] [REPEATS] [NAME]
 //!
-//! RAYON_NUM_THREADS sets the threads. The best of the repeats is printed. Forward+backward counts two products
-//! for the image layer, whose input needs no gradient, and three for the others.
+//! RAYON_NUM_THREADS sets the threads. NAME leaves out the operations whose names do not begin with it. The best of
+//! the repeats is printed. Forward+backward of a convolution counts two products for the image layer, whose input
+//! needs no gradient, and three for the others.
 
 use candle_core::{Device, Result, Tensor, Var};
-use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, log_softmax, max_pool2d};
+use selfsup_kernels::{
+    BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, layer_norm, log_softmax, max_pool2d, softmax,
+};
 use std::time::Instant;
+
+/// As in the command: the system's allocator gives blocks of this size back at once, and faulting them in again
+/// takes several times as long as the work.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// c, side of the image, k, stride; all 3×3 with padding 1.
 const SHAPES: [(usize, usize, usize, usize); 6] = [
@@ -20,9 +28,18 @@ const SHAPES: [(usize, usize, usize, usize); 6] = [
 ];
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
-    let batch = arguments.next().unwrap_or(16);
-    let repeats = arguments.next().unwrap_or(3);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number =
+        |i: usize, default: usize| arguments.get(i).map_or(default, |a| a.parse().expect("a number"));
+    let (batch, repeats) = (number(0, 16), number(1, 3));
+    let name = arguments.get(2).map_or("", |name| name.as_str());
+    if "conv2d".starts_with(name) {
+        convolutions(batch, repeats)?;
+    }
+    others(batch, repeats, name)
+}
+
+fn convolutions(batch: usize, repeats: usize) -> Result<()> {
     println!(
         "{:20} {:>10} {:>10} {:>12} {:>12}",
         "c×h→k /stride", "forward", "f+b", "candle f", "candle f+b"
@@ -49,20 +66,38 @@ fn main() -> Result<()> {
             products * flop / best(repeats, || backward(candle()?))?,
         );
     }
+    Ok(())
+}
+
+fn others(batch: usize, repeats: usize, only: &str) -> Result<()> {
     let random = |shape: &[usize]| Var::randn(0f32, 1.0, shape, &Device::Cpu);
-    let (x, weight, bias) = (random(&[batch, 32, 32, 64])?, random(&[64])?, random(&[64])?);
-    let config = BatchNormConfig { relu: true, ..Default::default() };
     let row = |name: &str, f: &dyn Fn() -> selfsup_kernels::Result<Tensor>| -> Result<()> {
+        if !name.starts_with(only) {
+            return Ok(());
+        }
         let f = || f().map_err(candle_core::Error::wrap);
         let (forward, both) = (best(repeats, f)? / 1e6, best(repeats, || backward(f()?))? / 1e6);
         println!("{name}: forward {forward:.1} ms, f+b {both:.1} ms");
         Ok(())
     };
+    let (x, weight, bias) = (random(&[batch, 32, 32, 64])?, random(&[64])?, random(&[64])?);
+    let residual = random(&[batch, 32, 32, 64])?;
+    let config = BatchNormConfig { relu: true, ..Default::default() };
     row("batch_norm+relu B×32×32×64", &|| Ok(batch_norm_train(&x, &weight, &bias, None, config)?.y))?;
-    let x = random(&[batch, 112, 112, 64])?;
-    row("max_pool2d 3/2/1 B×112×112×64", &|| max_pool2d(&x, 3, 2, 1))?;
+    row("batch_norm+residual+relu B×32×32×64", &|| {
+        Ok(batch_norm_train(&x, &weight, &bias, Some(&residual), config)?.y)
+    })?;
+    let large = random(&[batch, 112, 112, 64])?;
+    row("max_pool2d 3/2/1 B×112×112×64", &|| max_pool2d(&large, 3, 2, 1))?;
     let x = random(&[4096, 1000])?;
+    row("softmax 4096×1000", &|| softmax(&x))?;
     row("log_softmax 4096×1000", &|| log_softmax(&x))?;
+    // A small vision transformer's: 196 tokens an image, 384 wide, 6 heads.
+    let x = random(&[6 * batch, 196, 196])?;
+    row("softmax 6B×196×196", &|| softmax(&x))?;
+    let tokens = random(&[batch, 196, 384])?;
+    let (weight, bias) = (random(&[384])?, random(&[384])?);
+    row("layer_norm B×196×384", &|| layer_norm(&tokens, &weight, &bias, 1e-6))?;
     Ok(())
 }
 

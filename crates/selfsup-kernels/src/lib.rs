@@ -20,7 +20,7 @@
 //! let (gamma, beta) = (Var::ones(16, DType::F32, &Device::Cpu)?, Var::zeros(16, DType::F32, &Device::Cpu)?);
 //!
 //! let x = conv2d(&images, &weight, Conv2dConfig { stride: 2, padding: 1, ..Default::default() })?;
-//! let x = batch_norm_train(&x, &gamma, &beta, None, BatchNormConfig { eps: 1e-5, relu: true })?.y;
+//! let x = batch_norm_train(&x, &gamma, &beta, None, BatchNormConfig { relu: true, ..Default::default() })?.y;
 //! let features = global_avg_pool(&x)?;
 //! assert_eq!(features.dims(), [4, 16]);
 //!
@@ -39,13 +39,16 @@ mod global_avg_pool;
 pub mod gradcheck;
 pub mod info_nce;
 mod l2_normalize;
-mod log_softmax;
+mod lanes;
+mod layer_norm;
 mod matmul;
 mod max_pool2d;
 mod normalize_u8;
+mod output;
 mod relu;
 mod scratch;
 mod simd;
+mod softmax;
 #[cfg(test)]
 mod testing;
 
@@ -54,7 +57,8 @@ pub use conv2d::{Conv2dConfig, Epilogue, conv_transpose2d, conv2d, conv2d_with};
 pub use error::{Error, Result};
 pub use global_avg_pool::global_avg_pool;
 pub use l2_normalize::l2_normalize;
-pub use log_softmax::log_softmax;
+pub use layer_norm::layer_norm;
 pub use max_pool2d::max_pool2d;
 pub use normalize_u8::normalize_u8;
 pub use relu::relu;
+pub use softmax::{log_softmax, softmax};

@@ -87,8 +87,32 @@ def max_pool2d():
     save_file(out, HERE / "max_pool2d.safetensors")
 
 
+def softmax():
+    x, dy = torch.randn(5, 37) * 3, torch.randn(5, 37)
+    out = {"x": x, "dy": dy}
+    for name, f in {"softmax": F.softmax, "log_softmax": F.log_softmax}.items():
+        leaf = x.clone().requires_grad_()
+        y = f(leaf, -1)
+        y.backward(dy)
+        out |= {f"{name}.y": y.detach(), f"{name}.dx": leaf.grad}
+    save_file(out, HERE / "softmax.safetensors")
+
+
+def layer_norm():
+    x = (torch.randn(2, 3, 37) * 2 + 1).requires_grad_()
+    weight, bias = (torch.randn(37, requires_grad=True) for _ in range(2))
+    y = F.layer_norm(x, (37,), weight, bias, 1e-5)
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    out = {"x": x.detach(), "weight": weight.detach(), "bias": bias.detach(), "y": y.detach(), "dy": dy}
+    out |= {"dx": x.grad, "dweight": weight.grad, "dbias": bias.grad}
+    save_file(out, HERE / "layer_norm.safetensors")
+
+
+# One stream of random numbers runs through all of them: new ones go to the end.
+GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm]
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    conv2d()
-    batch_norm()
-    max_pool2d()
+    for make in GOLDEN:
+        make()

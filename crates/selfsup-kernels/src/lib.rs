@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod avg_pool2d;
 mod batch_norm;
 mod check;
 mod conv2d;
@@ -47,11 +48,13 @@ mod normalize_u8;
 mod output;
 mod relu;
 mod scratch;
+mod resize_bilinear;
 mod simd;
 mod softmax;
 #[cfg(test)]
 mod testing;
 
+pub use avg_pool2d::{AvgPool2dConfig, avg_pool2d};
 pub use batch_norm::{BatchNormConfig, BatchNormOutput, batch_norm_eval, batch_norm_train};
 pub use conv2d::{Conv2dConfig, Epilogue, conv_transpose2d, conv2d, conv2d_with};
 pub use error::{Error, Result};
@@ -61,4 +64,5 @@ pub use layer_norm::layer_norm;
 pub use max_pool2d::max_pool2d;
 pub use normalize_u8::normalize_u8;
 pub use relu::relu;
+pub use resize_bilinear::resize_bilinear;
 pub use softmax::{log_softmax, softmax};

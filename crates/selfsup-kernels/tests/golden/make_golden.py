@@ -109,8 +109,39 @@ def layer_norm():
     save_file(out, HERE / "layer_norm.safetensors")
 
 
+def images(make, cases):
+    """Golden values of operations on x alone, in NHWC: cases are name → (x's shape, operation)."""
+    out = {}
+    for name, (shape, f) in cases.items():
+        x = torch.randn(shape, requires_grad=True)
+        y = f(x)
+        dy = torch.randn_like(y)
+        y.backward(dy)
+        parts = {"x": nhwc(x), "y": nhwc(y), "dy": nhwc(dy), "dx": nhwc(x.grad)}
+        out |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / f"{make.__name__}.safetensors")
+
+
+def avg_pool2d():
+    cases = {
+        "halves": ((2, 3, 7, 8), lambda x: F.avg_pool2d(x, 2)),
+        "padded": ((2, 3, 9, 8), lambda x: F.avg_pool2d(x, 3, 2, 1)),
+        "inside": ((2, 3, 6, 5), lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)),
+    }
+    images(avg_pool2d, cases)
+
+
+def resize_bilinear():
+    def to(size, align_corners=False):
+        shape = (2, 3, 6, 5)
+        return shape, lambda x: F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+    cases = {"larger": to((11, 9)), "smaller": to((2, 3)), "corners": to((11, 3), True), "one": to((1, 1), True)}
+    images(resize_bilinear, cases)
+
+
 # One stream of random numbers runs through all of them: new ones go to the end.
-GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm]
+GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm, avg_pool2d, resize_bilinear]
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ use crate::simd::vectorized;
 
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
     let (line, out_line) = (g.w * g.c, g.out_w * g.c);
-    let (y, _) = in_chunks(g.n * g.out_h * out_line, out_line, |row, y: &mut [T]| {
-        let (n, i) = (row / g.out_h, row % g.out_h);
+    let (y, _) = in_chunks(g.n * g.out_h * out_line, out_line, |at, y: &mut [T]| {
+        let (n, i) = (at / out_line / g.out_h, at / out_line % g.out_h);
         let image = &x[n * g.h * line..][..g.h * line];
         let share = g.share(i, g.h);
         T::with_scratch(line, |sum| {
@@ -34,8 +34,8 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
 /// dx.
 pub(super) fn backward<T: Element>(g: &Geometry, dy: &[T]) -> Vec<T> {
     let (line, out_line) = (g.w * g.c, g.out_w * g.c);
-    let (dx, _) = in_chunks(g.n * g.h * line, line, |row, dx: &mut [T]| {
-        let (n, i) = (row / g.h, row % g.h);
+    let (dx, _) = in_chunks(g.n * g.h * line, line, |at, dx: &mut [T]| {
+        let (n, i) = (at / line / g.h, at / line % g.h);
         let image = &dy[n * g.out_h * out_line..][..g.out_h * out_line];
         T::with_scratch(out_line, |sum| {
             vectorized(

@@ -51,8 +51,8 @@ fn statistics<T: Element>(x: &[T], eps: f64) -> Statistics<T> {
 pub(super) fn forward<T: Element>(x: &[T], weight: &[T], bias: &[T], eps: f64) -> Vec<T> {
     let c = weight.len();
     let task = task_len(x.len(), c);
-    let (y, _) = in_chunks(x.len(), task, |i, y: &mut [T]| {
-        let x = &x[i * task..][..y.len()];
+    let (y, _) = in_chunks(x.len(), task, |at, y: &mut [T]| {
+        let x = &x[at..at + y.len()];
         vectorized(
             #[inline(always)]
             || {
@@ -77,8 +77,8 @@ pub(super) fn backward<T: Element>(
 ) -> (Vec<T>, Vec<f64>, Vec<f64>) {
     let c = weight.len();
     let task = task_len(x.len(), c);
-    let (dx, parts) = in_chunks(x.len(), task, |i, dx: &mut [T]| {
-        let range = i * task..i * task + dx.len();
+    let (dx, parts) = in_chunks(x.len(), task, |at, dx: &mut [T]| {
+        let range = at..at + dx.len();
         let (x, dy) = (&x[range.clone()], &dy[range]);
         let mut total = [vec![0.0; c], vec![0.0; c]];
         let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c]];

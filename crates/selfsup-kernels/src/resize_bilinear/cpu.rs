@@ -12,8 +12,8 @@ pub(super) fn resample<T: Element>(x: &[T], rows: &Taps, columns: &Taps, c: usiz
     let images = x.len() / (rows.size * line);
     let row_weights = cast::<T>(rows);
     let column_weights = cast::<T>(columns);
-    let (y, _) = in_chunks(images * rows.out * out_line, out_line, |row, y: &mut [T]| {
-        let (n, i) = (row / rows.out, row % rows.out);
+    let (y, _) = in_chunks(images * rows.out * out_line, out_line, |at, y: &mut [T]| {
+        let (n, i) = (at / out_line / rows.out, at / out_line % rows.out);
         let image = &x[n * rows.size * line..][..rows.size * line];
         let taps = &row_weights[rows.starts[i]..rows.starts[i + 1]];
         T::with_scratch(line, |mixed| {

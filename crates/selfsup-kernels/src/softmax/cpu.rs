@@ -98,8 +98,8 @@ pub(super) fn log_softmax_backward<T: Element>(y: &[T], dy: &[T], d: usize) -> V
 /// Calls `f` with each row of the result and of both inputs.
 fn each_row<T: Element>(inputs: [&[T]; 2], d: usize, f: impl Fn(&mut [T], [&[T]; 2]) + Sync) -> Vec<T> {
     let task = (TASK / d).max(1) * d;
-    let (out, _) = in_chunks(inputs[0].len(), task, |i, out: &mut [T]| {
-        let rows = i * task..i * task + out.len();
+    let (out, _) = in_chunks(inputs[0].len(), task, |at, out: &mut [T]| {
+        let rows = at..at + out.len();
         let [a, b] = inputs.map(|x| &x[rows.clone()]);
         vectorized(
             #[inline(always)]

@@ -140,8 +140,36 @@ def resize_bilinear():
     images(resize_bilinear, cases)
 
 
+def gelu():
+    x, dy = torch.randn(200) * 3, torch.randn(200)
+    out = {"x": x, "dy": dy}
+    functions = {
+        "exact": F.gelu,
+        "tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "quick": lambda x: x * torch.sigmoid(1.702 * x),
+    }
+    for name, f in functions.items():
+        leaf = x.clone().requires_grad_()
+        y = f(leaf)
+        y.backward(dy)
+        out |= {f"{name}.y": y.detach(), f"{name}.dx": leaf.grad}
+    save_file(out, HERE / "gelu.safetensors")
+
+
+def linear():
+    tensors = {"x": torch.randn(2, 7, 19), "weight": torch.randn(11, 19), "bias": torch.randn(11)}
+    dy = torch.randn(2, 7, 11)
+    out = tensors | {"dy": dy}
+    for name, activation in {"none": lambda z: z, "relu": F.relu, "gelu": F.gelu}.items():
+        leaves = {key: tensor.clone().requires_grad_() for key, tensor in tensors.items()}
+        y = activation(F.linear(**{"input" if key == "x" else key: leaf for key, leaf in leaves.items()}))
+        y.backward(dy)
+        out |= {f"{name}.y": y.detach()} | {f"{name}.d{key}": leaf.grad for key, leaf in leaves.items()}
+    save_file(out, HERE / "linear.safetensors")
+
+
 # One stream of random numbers runs through all of them: new ones go to the end.
-GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm, avg_pool2d, resize_bilinear]
+GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm, avg_pool2d, resize_bilinear, gelu, linear]
 
 if __name__ == "__main__":
     torch.manual_seed(0)

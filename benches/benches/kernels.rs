@@ -7,7 +7,8 @@
 use candle_core::{Device, Tensor, Var};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use selfsup_kernels::{
-    BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, layer_norm, log_softmax, max_pool2d, softmax,
+    Activation, AvgPool2dConfig, BatchNormConfig, Conv2dConfig, Gelu, avg_pool2d, batch_norm_train, conv2d,
+    gelu, layer_norm, linear, log_softmax, max_pool2d, resize_bilinear, softmax,
 };
 
 /// As in the command: the system's allocator gives blocks of this size back at once, and faulting them in again
@@ -66,8 +67,41 @@ fn normalisation(criterion: &mut Criterion) {
 
 fn pooling(criterion: &mut Criterion) {
     let x = random((BATCH, 112, 112, 64));
-    let forward = || max_pool2d(&x, 3, 2, 1).expect("a pooling");
-    both(criterion, "max_pool2d/3/2/1/16x64x112x112", forward);
+    both(criterion, "max_pool2d/3/2/1/16x112x112x64", || max_pool2d(&x, 3, 2, 1).expect("a pooling"));
+    let halves = AvgPool2dConfig::new(2);
+    both(criterion, "avg_pool2d/2/2/16x112x112x64", || avg_pool2d(&x, halves).expect("a pooling"));
+    let x = random((BATCH, 32, 32, 64));
+    let overlapping = AvgPool2dConfig { kernel: 3, stride: 1, padding: 1, count_include_pad: true };
+    both(criterion, "avg_pool2d/3/1/1/16x32x32x64", || avg_pool2d(&x, overlapping).expect("a pooling"));
+}
+
+fn resizing(criterion: &mut Criterion) {
+    let x = random((BATCH, 32, 32, 64));
+    both(criterion, "resize_bilinear/16x32x32x64->64", || {
+        resize_bilinear(&x, 64, 64, false).expect("a resizing")
+    });
+    let x = random((BATCH, 224, 224, 3));
+    both(criterion, "resize_bilinear/16x224x224x3->96", || {
+        resize_bilinear(&x, 96, 96, false).expect("a resizing")
+    });
+}
+
+/// A small vision transformer's, 196 tokens an image and 384 wide, and a projector's.
+fn layers(criterion: &mut Criterion) {
+    let (tokens, hidden) = (random((BATCH, 196, 384)), random((BATCH, 196, 1536)));
+    for (name, kind) in [("exact", Gelu::Exact), ("tanh", Gelu::Tanh), ("quick", Gelu::Quick)] {
+        both(criterion, &format!("gelu/{name}/16x196x1536"), || gelu(&hidden, kind).expect("a GELU"));
+    }
+    let act = Activation::Gelu(Gelu::Exact);
+    for (name, x, k, act) in [
+        ("gelu/16x196x384->1536", tokens, 1536, act),
+        ("none/16x196x1536->384", hidden, 384, Activation::None),
+        ("relu/256x2048->2048", random((256, 2048)), 2048, Activation::Relu),
+    ] {
+        let (weight, bias) = (random((k, x.dims()[x.rank() - 1])), random(k));
+        let forward = || linear(&x, &weight, Some(&bias), act).expect("a layer");
+        both(criterion, &format!("linear/{name}"), forward);
+    }
 }
 
 fn softmaxes(criterion: &mut Criterion) {
@@ -85,5 +119,5 @@ fn both(criterion: &mut Criterion, name: &str, forward: impl Fn() -> Tensor) {
     group.bench_function("forward+backward", |b| b.iter(|| forward().backward().expect("gradients")));
 }
 
-criterion_group!(benches, convolution, normalisation, pooling, softmaxes);
+criterion_group!(benches, convolution, normalisation, pooling, resizing, softmaxes, layers);
 criterion_main!(benches);

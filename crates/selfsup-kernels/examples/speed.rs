@@ -8,7 +8,8 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use selfsup_kernels::{
-    BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, layer_norm, log_softmax, max_pool2d, softmax,
+    Activation, AvgPool2dConfig, BatchNormConfig, Conv2dConfig, Gelu, avg_pool2d, batch_norm_train, conv2d,
+    gelu, layer_norm, linear, log_softmax, max_pool2d, resize_bilinear, softmax,
 };
 use std::time::Instant;
 
@@ -89,6 +90,13 @@ fn others(batch: usize, repeats: usize, only: &str) -> Result<()> {
     })?;
     let large = random(&[batch, 112, 112, 64])?;
     row("max_pool2d 3/2/1 B×112×112×64", &|| max_pool2d(&large, 3, 2, 1))?;
+    let halves = AvgPool2dConfig::new(2);
+    row("avg_pool2d 2/2 B×112×112×64", &|| avg_pool2d(&large, halves))?;
+    let overlapping = AvgPool2dConfig { kernel: 3, stride: 1, padding: 1, count_include_pad: true };
+    row("avg_pool2d 3/1/1 B×32×32×64", &|| avg_pool2d(&residual, overlapping))?;
+    row("resize_bilinear B×32×32×64→64", &|| resize_bilinear(&residual, 64, 64, false))?;
+    let image = random(&[batch, 224, 224, 3])?;
+    row("resize_bilinear B×224×224×3→96", &|| resize_bilinear(&image, 96, 96, false))?;
     let x = random(&[4096, 1000])?;
     row("softmax 4096×1000", &|| softmax(&x))?;
     row("log_softmax 4096×1000", &|| log_softmax(&x))?;
@@ -98,6 +106,17 @@ fn others(batch: usize, repeats: usize, only: &str) -> Result<()> {
     let tokens = random(&[batch, 196, 384])?;
     let (weight, bias) = (random(&[384])?, random(&[384])?);
     row("layer_norm B×196×384", &|| layer_norm(&tokens, &weight, &bias, 1e-6))?;
+    let hidden = random(&[batch, 196, 1536])?;
+    row("gelu exact B×196×1536", &|| gelu(&hidden, Gelu::Exact))?;
+    row("gelu tanh B×196×1536", &|| gelu(&hidden, Gelu::Tanh))?;
+    row("gelu quick B×196×1536", &|| gelu(&hidden, Gelu::Quick))?;
+    let (weight, bias) = (random(&[1536, 384])?, random(&[1536])?);
+    let act = Activation::Gelu(Gelu::Exact);
+    row("linear+gelu B×196×384→1536", &|| linear(&tokens, &weight, Some(&bias), act))?;
+    let (weight, bias) = (random(&[384, 1536])?, random(&[384])?);
+    row("linear B×196×1536→384", &|| linear(&hidden, &weight, Some(&bias), Activation::None))?;
+    let (x, weight, bias) = (random(&[256, 2048])?, random(&[2048, 2048])?, random(&[2048])?);
+    row("linear+relu 256×2048→2048", &|| linear(&x, &weight, Some(&bias), Activation::Relu))?;
     Ok(())
 }
 

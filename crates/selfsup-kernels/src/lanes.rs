@@ -1,7 +1,7 @@
 //! Sums and maxima of slices in a fixed number of lanes, so that they vectorise and do not depend on the vectors'
 //! width.
 //!
-//! Call them within [`vectorized`](crate::simd::vectorized), and give `#[inline(always)]` to the closures.
+//! Sums go to f64 after every [`BLOCK`] numbers. Call these functions within [`vectorized`](crate::simd::vectorized), and give `#[inline(always)]` to the closures.
 
 use crate::element::Element;
 
@@ -10,48 +10,46 @@ const LANES: usize = 32;
 /// Numbers summed in T before the sum goes to f64.
 const BLOCK: usize = 32 * LANES;
 
-/// The sums of M functions of N slices of one length, in blocks that go to f64.
+/// Σ f(x).
 #[inline(always)]
-pub(crate) fn sums<T: Element, const N: usize, const M: usize>(
-    x: [&[T]; N],
-    f: impl Fn([T; N]) -> [T; M],
-) -> [f64; M] {
-    let len = x[0].len();
-    let mut total = [0.0; M];
-    let mut start = 0;
-    while start < len {
-        let end = (start + BLOCK).min(len);
-        let mut lanes = [[T::ZERO; LANES]; M];
-        let mut at = start;
-        while at + LANES <= end {
-            let x: [&[T]; N] = x.map(
-                #[inline(always)]
-                |x| &x[at..at + LANES],
-            );
-            for i in 0..LANES {
-                let values = f(x.map(
-                    #[inline(always)]
-                    |x| x[i],
-                ));
-                for (lanes, value) in lanes.iter_mut().zip(values) {
-                    lanes[i] += value;
-                }
-            }
-            at += LANES;
+pub(crate) fn sum<T: Element>(x: &[T], f: impl Fn(T) -> T) -> f64 {
+    let mut total = 0.0;
+    for x in x.chunks(BLOCK) {
+        let mut lanes = [T::ZERO; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
+            *lane = f(*x);
         }
-        for i in 0..end - at {
-            let values = f(x.map(
-                #[inline(always)]
-                |x| x[at + i],
-            ));
-            for (lanes, value) in lanes.iter_mut().zip(values) {
-                lanes[i] += value;
+        for x in chunks {
+            for (lane, x) in lanes.iter_mut().zip(x) {
+                *lane += f(*x);
             }
         }
-        for (total, lanes) in total.iter_mut().zip(&lanes) {
-            *total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+    }
+    total
+}
+
+/// The sums of two functions of three slices of one length.
+#[inline(always)]
+pub(crate) fn two_sums<T: Element>([x, y, z]: [&[T]; 3], f: impl Fn(T, T, T) -> (T, T)) -> (f64, f64) {
+    let mut total = (0.0, 0.0);
+    for ((x, y), z) in x.chunks(BLOCK).zip(y.chunks(BLOCK)).zip(z.chunks(BLOCK)) {
+        let mut lanes = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        let (x, y, z) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
+        let rest = x.remainder().iter().zip(y.remainder()).zip(z.remainder());
+        for ((a, b), ((x, y), z)) in lanes.0.iter_mut().zip(&mut lanes.1).zip(rest) {
+            (*a, *b) = f(*x, *y, *z);
         }
-        start = end;
+        for ((x, y), z) in x.zip(y).zip(z) {
+            for ((a, b), ((x, y), z)) in lanes.0.iter_mut().zip(&mut lanes.1).zip(x.iter().zip(y).zip(z)) {
+                let (p, q) = f(*x, *y, *z);
+                *a += p;
+                *b += q;
+            }
+        }
+        total.0 += lanes.0.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total.1 += lanes.1.iter().map(|lane| lane.to_f64()).sum::<f64>();
     }
     total
 }
@@ -82,9 +80,10 @@ mod tests {
             // Integers, whose sums are exact in any order.
             let x: Vec<f64> = (0..len).map(|i| ((i * 37 + 11) % 101) as f64 - 50.0).collect();
             let y: Vec<f64> = x.iter().rev().copied().collect();
-            assert_eq!(sums([&x], |[v]| [v * 2.0]), [x.iter().sum::<f64>() * 2.0], "{len}");
+            assert_eq!(sum(&x, |v| v * 2.0), x.iter().sum::<f64>() * 2.0, "{len}");
             let product: f64 = x.iter().zip(&y).map(|(a, b)| a * b).sum();
-            assert_eq!(sums([&x, &y], |[a, b]| [a - b, a * b]), [0.0, product], "{len}");
+            let sums = two_sums([&x, &y, &x], |a, b, c| (c - b, a * b));
+            assert_eq!(sums, (0.0, product), "{len}");
             assert_eq!(max(&x), x.iter().copied().fold(f64::NEG_INFINITY, f64::max), "{len}");
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::{Result, init::Init, params::ParamBuilder};
 use candle_core::{Tensor, Var};
-use selfsup_kernels::{BatchNormConfig, Conv2dConfig};
+use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig};
 
 /// Whether batch normalisation takes its statistics from the batch (and moves the running ones), or uses the
 /// running ones and changes nothing.
@@ -72,7 +72,7 @@ impl BatchNorm {
     /// Normalises `[.., c]`. In [`Mode::Train`] the running mean moves a tenth of the way to the batch's, and
     /// the running variance to the batch's unbiased one, as PyTorch does.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, mode: Mode) -> Result<Tensor> {
-        let config = BatchNormConfig { eps: BATCH_NORM_EPS, relu };
+        let config = BatchNormConfig { eps: BATCH_NORM_EPS, relu, ..Default::default() };
         let (weight, bias) = (self.weight.as_tensor(), self.bias.as_tensor());
         if mode == Mode::Eval {
             let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
@@ -92,7 +92,7 @@ fn blend(running: &Var, batch: &Tensor, scale: f64) -> Result<()> {
     Ok(running.set(&(kept + (batch.detach() * (BATCH_NORM_MOMENTUM * scale))?)?)?)
 }
 
-/// y = x·Wᵀ + b: `[n, c]` → `[n, k]`, the weight `[k, c]` as in PyTorch.
+/// y = x·Wᵀ + b: `[.., c]` → `[.., k]`, the weight `[k, c]` as in PyTorch.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Var,
@@ -110,10 +110,7 @@ impl Linear {
 
     /// Applies the layer.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.as_tensor().t()?)?;
-        Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias.as_tensor())?,
-            None => y,
-        })
+        let bias = self.bias.as_ref().map(|bias| bias.as_tensor());
+        Ok(selfsup_kernels::linear(x, self.weight.as_tensor(), bias, Activation::None)?)
     }
 }

@@ -4,6 +4,7 @@
 //! are merged in order. So results do not depend on the number of threads.
 
 use crate::element::Element;
+use crate::output::in_segments;
 use crate::simd::vectorized;
 use rayon::prelude::*;
 
@@ -20,25 +21,50 @@ pub(super) struct Affine<T = f64> {
     inv_std: Vec<T>,
     weight: Vec<T>,
     bias: Vec<T>,
+    /// inv_std · weight.
+    scale: Vec<T>,
+}
+
+/// What one channel's numbers are normalised with.
+#[derive(Clone, Copy)]
+struct Channel<T> {
+    mean: T,
+    scale: T,
+    bias: T,
+}
+
+impl<T: Element> Channel<T> {
+    /// x̂·γ + β: in one place, as the backward pass must find the bits that the forward pass found.
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        (x - self.mean) * self.scale + self.bias
+    }
 }
 
 impl Affine {
     /// The statistics, without weight and bias yet.
     pub(super) fn new(mean: &[f64], var: &[f64], eps: f64) -> Self {
         let inv_std = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
-        Self { mean: mean.to_vec(), inv_std, weight: Vec::new(), bias: Vec::new() }
+        Self { mean: mean.to_vec(), inv_std, weight: Vec::new(), bias: Vec::new(), scale: Vec::new() }
     }
 
     /// With weight and bias, given one after the other.
     pub(super) fn with_params<T: Element>(&self, params: &[T]) -> Affine<T> {
-        let cast = |values: &[f64]| values.iter().map(|&v| T::from_f64(v)).collect();
+        let cast = |values: &[f64]| values.iter().map(|&v| T::from_f64(v)).collect::<Vec<T>>();
         let (weight, bias) = params.split_at(self.mean.len());
-        Affine {
-            mean: cast(&self.mean),
-            inv_std: cast(&self.inv_std),
-            weight: weight.to_vec(),
-            bias: bias.to_vec(),
-        }
+        let inv_std = cast(&self.inv_std);
+        let scale = inv_std.iter().zip(weight).map(|(s, w)| *s * *w).collect();
+        Affine { mean: cast(&self.mean), inv_std, weight: weight.to_vec(), bias: bias.to_vec(), scale }
+    }
+}
+
+impl<T: Element> Affine<T> {
+    #[inline(always)]
+    fn channels(&self) -> impl Iterator<Item = Channel<T>> + '_ {
+        self.mean.iter().zip(&self.scale).zip(&self.bias).map(
+            #[inline(always)]
+            |((mean, scale), bias)| Channel { mean: *mean, scale: *scale, bias: *bias },
+        )
     }
 }
 
@@ -100,23 +126,30 @@ pub(super) fn statistics<T: Element>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) 
     (all.mean, var)
 }
 
-/// Adds a chunk: its mean first, then differences from it, whose sum also corrects the mean's rounding.
+/// Adds a chunk as differences from a mean close to its own: that of the chunks before it, or of the first one, its own.
+/// What the differences' rounding loses is small beside the variance that two unlike means make.
 #[inline(always)]
 fn add_chunk<T: Element>(x: &[T], c: usize, moments: &mut Moments, sums: &mut [Vec<T>; 3]) {
     let count = (x.len() / c) as f64;
-    let per_row = T::from_f64(1.0 / count);
     let [shift, first, second] = sums.each_mut().map(|s| &mut s[..c]);
-    shift.fill(T::ZERO);
-    first.fill(T::ZERO);
-    second.fill(T::ZERO);
-    for row in x.chunks_exact(c) {
-        for (s, x) in shift.iter_mut().zip(row) {
-            *s += *x;
+    if moments.count == 0.0 {
+        shift.fill(T::ZERO);
+        for row in x.chunks_exact(c) {
+            for (s, x) in shift.iter_mut().zip(row) {
+                *s += *x;
+            }
+        }
+        let per_row = T::from_f64(1.0 / count);
+        for s in shift.iter_mut() {
+            *s *= per_row;
+        }
+    } else {
+        for (s, mean) in shift.iter_mut().zip(&moments.mean) {
+            *s = T::from_f64(*mean);
         }
     }
-    for s in shift.iter_mut() {
-        *s *= per_row;
-    }
+    first.fill(T::ZERO);
+    second.fill(T::ZERO);
     for row in x.chunks_exact(c) {
         for (((x, shift), first), second) in
             row.iter().zip(shift.iter()).zip(first.iter_mut()).zip(second.iter_mut())
@@ -141,22 +174,31 @@ fn gated<T: Element>(value: T, y: T, relu: bool) -> T {
     if relu && y <= T::ZERO { T::ZERO } else { value }
 }
 
-/// y of the module's formula.
-pub(super) fn normalize<T: Element>(x: &[T], a: &Affine<T>, residual: Option<&[T]>, relu: bool) -> Vec<T> {
-    let c = a.mean.len();
-    let (_, task) = cut(x.len(), c);
-    let scale: Vec<T> = a.inv_std.iter().zip(&a.weight).map(|(s, w)| *s * *w).collect();
-    let channels = || a.mean.iter().zip(&scale).zip(&a.bias);
-    let mut y = vec![T::ZERO; x.len()];
-    y.par_chunks_mut(task).enumerate().for_each(|(i, y)| {
-        let x = &x[i * task..][..y.len()];
+/// Numbers in a task that does nothing but write: its part stays in a usual second-level cache while it is cleared and
+/// filled.
+fn written(c: usize) -> usize {
+    (4 * CHUNK / c).max(1) * c
+}
+
+/// y of the module's formula. x consists of equally long groups, each with its statistics.
+pub(super) fn normalize<T: Element>(
+    x: &[T],
+    groups: &[Affine<T>],
+    residual: Option<&[T]>,
+    relu: bool,
+) -> Vec<T> {
+    let c = groups[0].mean.len();
+    let group = x.len() / groups.len();
+    let ([y], _) = in_segments(x.len(), group, written(c), |at, [y]: [&mut [T]; 1]| {
+        let a = &groups[at / group];
+        let x = &x[at..at + y.len()];
         match residual {
             None => vectorized(
                 #[inline(always)]
                 || {
                     for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                        for ((y, x), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(channels()) {
-                            let value = (*x - *mean) * *scale + *bias;
+                        for ((y, x), channel) in y.iter_mut().zip(x).zip(a.channels()) {
+                            let value = channel.apply(*x);
                             *y = gated(value, value, relu);
                         }
                     }
@@ -165,13 +207,10 @@ pub(super) fn normalize<T: Element>(x: &[T], a: &Affine<T>, residual: Option<&[T
             Some(residual) => vectorized(
                 #[inline(always)]
                 || {
-                    let residual = &residual[i * task..][..y.len()];
-                    for ((y, x), r) in
-                        y.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(residual.chunks_exact(c))
-                    {
-                        for (((y, x), r), ((mean, scale), bias)) in y.iter_mut().zip(x).zip(r).zip(channels())
-                        {
-                            let value = (*x - *mean) * *scale + *bias + *r;
+                    let rows = x.chunks_exact(c).zip(residual[at..at + x.len()].chunks_exact(c));
+                    for (y, (x, r)) in y.chunks_exact_mut(c).zip(rows) {
+                        for (((y, x), r), channel) in y.iter_mut().zip(x).zip(r).zip(a.channels()) {
+                            let value = channel.apply(*x) + *r;
                             *y = gated(value, value, relu);
                         }
                     }
@@ -182,46 +221,108 @@ pub(super) fn normalize<T: Element>(x: &[T], a: &Affine<T>, residual: Option<&[T
     y
 }
 
-/// dγ and dβ. `y` comes if ReLU did: its gradient passes where y > 0.
-pub(super) fn sums<T: Element>(x: &[T], y: Option<&[T]>, dy: &[T], a: &Affine<T>) -> (Vec<f64>, Vec<f64>) {
-    let c = a.mean.len();
-    let (chunk, task) = cut(x.len(), c);
-    let parts: Vec<[Vec<f64>; 2]> = x
-        .par_chunks(task)
-        .enumerate()
-        .map(|(i, x)| {
-            let mut total = [vec![0.0; c], vec![0.0; c]];
-            let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c]];
-            for (j, x) in x.chunks(chunk).enumerate() {
-                let at = i * task + j * chunk;
-                let dy = &dy[at..at + x.len()];
-                vectorized(
-                    #[inline(always)]
-                    || match y {
-                        Some(y) => add_sums::<T, true>(x, &y[at..at + x.len()], dy, a, &mut sums, &mut total),
-                        None => add_sums::<T, false>(x, dy, dy, a, &mut sums, &mut total),
-                    },
-                );
-            }
-            total
-        })
-        .collect();
-    let mut all = [vec![0.0; c], vec![0.0; c]];
-    for part in &parts {
-        for (all, part) in all.iter_mut().zip(part) {
-            for (a, p) in all.iter_mut().zip(part) {
-                *a += p;
-            }
+/// What ReLU lets through of a gradient.
+#[derive(Clone, Copy)]
+pub(super) enum Gate<'a, T> {
+    /// All: there is no ReLU.
+    Open,
+    /// What the normalised x says, which is worked out again, with the same bits: cheaper than to read y.
+    Again,
+    /// What y says, which a residual went into.
+    Output(&'a [T]),
+}
+
+/// What the backward pass returns.
+pub(super) struct Gradients<T> {
+    pub(super) x: Vec<T>,
+    /// Σ g·x̂ and Σ g over all groups.
+    pub(super) weight: Vec<f64>,
+    pub(super) bias: Vec<f64>,
+    /// g, where the gate is [`Gate::Output`]: the residual's gradient.
+    pub(super) gated: Option<Vec<T>>,
+}
+
+/// The gradients of the module's formula, with statistics that are the groups' own or not.
+pub(super) fn gradients<T: Element>(
+    x: &[T],
+    gate: Gate<T>,
+    dy: &[T],
+    groups: &[Affine<T>],
+    own_statistics: bool,
+) -> Gradients<T> {
+    let (sums, gated) = sums(x, gate, dy, groups);
+    let sum = |i: usize| {
+        let mut total = vec![0.0; groups[0].mean.len()];
+        sums.iter().for_each(|sums| total.iter_mut().zip(&sums[i]).for_each(|(total, sum)| *total += sum));
+        total
+    };
+    let (weight, bias) = (sum(0), sum(1));
+    let again = matches!(gate, Gate::Again);
+    let sums = own_statistics.then_some(&sums[..]);
+    let x = input_gradient(x, gated.as_deref().unwrap_or(dy), groups, sums, again);
+    Gradients { x, weight, bias, gated }
+}
+
+/// Σ g·x̂ and Σ g of each group, and g, where the gate is [`Gate::Output`].
+fn sums<T: Element>(
+    x: &[T],
+    gate: Gate<T>,
+    dy: &[T],
+    groups: &[Affine<T>],
+) -> (Vec<[Vec<f64>; 2]>, Option<Vec<T>>) {
+    let c = groups[0].mean.len();
+    let group = x.len() / groups.len();
+    let (chunk, task) = cut(group, c);
+    let part = |at: usize, len: usize, mut out: Option<&mut [T]>| {
+        let a = &groups[at / group];
+        let mut total = [vec![0.0; c], vec![0.0; c]];
+        let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c]];
+        for from in (0..len).step_by(chunk) {
+            let part = from..(from + chunk).min(len);
+            let range = at + part.start..at + part.end;
+            let (x, dy) = (&x[range.clone()], &dy[range.clone()]);
+            vectorized(
+                #[inline(always)]
+                || match (gate, &mut out) {
+                    (Gate::Again, _) => add_sums::<T, true>(x, dy, a, &mut sums, &mut total),
+                    (Gate::Output(y), Some(g)) => {
+                        let g = &mut g[part.clone()];
+                        for ((g, dy), y) in g.iter_mut().zip(dy).zip(&y[range.clone()]) {
+                            *g = gated(*dy, *y, true);
+                        }
+                        add_sums::<T, false>(x, g, a, &mut sums, &mut total);
+                    }
+                    _ => add_sums::<T, false>(x, dy, a, &mut sums, &mut total),
+                },
+            );
+        }
+        (at / group, total)
+    };
+    let (gated, parts) = match gate {
+        Gate::Output(_) => {
+            let ([g], parts) =
+                in_segments(x.len(), group, task, |at, [g]: [&mut [T]; 1]| part(at, g.len(), Some(g)));
+            (Some(g), parts)
+        }
+        _ => {
+            let starts: Vec<usize> =
+                (0..groups.len()).flat_map(|i| (i * group..(i + 1) * group).step_by(task)).collect();
+            let len = |at: usize| task.min(group - at % group);
+            (None, starts.into_par_iter().map(|at| part(at, len(at), None)).collect())
+        }
+    };
+    let mut all = vec![[vec![0.0; c], vec![0.0; c]]; groups.len()];
+    for (group, part) in &parts {
+        for (all, part) in all[*group].iter_mut().zip(part) {
+            all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
         }
     }
-    let [dweight, dbias] = all;
-    (dweight, dbias)
+    (all, gated)
 }
 
 #[inline(always)]
 fn add_sums<T: Element, const RELU: bool>(
     x: &[T],
-    y: &[T],
     dy: &[T],
     a: &Affine<T>,
     sums: &mut [Vec<T>; 2],
@@ -231,13 +332,12 @@ fn add_sums<T: Element, const RELU: bool>(
     let [dweight, dbias] = sums.each_mut().map(|s| &mut s[..c]);
     dweight.fill(T::ZERO);
     dbias.fill(T::ZERO);
-    for ((x, y), dy) in x.chunks_exact(c).zip(y.chunks_exact(c)).zip(dy.chunks_exact(c)) {
+    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
         let sums = dweight.iter_mut().zip(dbias.iter_mut());
-        let rows = x.iter().zip(y).zip(dy).zip(&a.mean);
-        for ((dweight, dbias), (((x, y), dy), mean)) in sums.zip(rows) {
-            let g = gated(*dy, *y, RELU);
+        for ((dweight, dbias), ((x, dy), channel)) in sums.zip(x.iter().zip(dy).zip(a.channels())) {
+            let g = gated(*dy, channel.apply(*x), RELU);
             *dbias += g;
-            *dweight += g * (*x - *mean);
+            *dweight += g * (*x - channel.mean);
         }
     }
     for i in 0..c {
@@ -246,69 +346,50 @@ fn add_sums<T: Element, const RELU: bool>(
     }
 }
 
-/// dx and, if asked, dresidual. `sums` are dγ and dβ where the statistics were the batch's own.
-pub(super) fn gradients<T: Element>(
+/// dx = g·p + (x − μ)·q + r, with p, q and r of each channel. `sums` are dγ and dβ of each group, where the statistics
+/// were its own.
+fn input_gradient<T: Element>(
     x: &[T],
-    y: Option<&[T]>,
     dy: &[T],
-    a: &Affine<T>,
-    sums: Option<(&[f64], &[f64])>,
-    residual: bool,
-) -> (Vec<T>, Option<Vec<T>>) {
-    let c = a.mean.len();
-    let count = (x.len() / c) as f64;
-    // dx = g·p + (x − μ)·q + r, a channel.
-    let scale = |i: usize| a.inv_std[i].to_f64() * a.weight[i].to_f64();
-    let coefficient = |f: &dyn Fn(usize) -> f64| (0..c).map(|i| T::from_f64(f(i))).collect::<Vec<T>>();
-    let p = coefficient(&scale);
-    let q = coefficient(&|i| sums.map_or(0.0, |(dw, _)| -scale(i) * a.inv_std[i].to_f64() * dw[i] / count));
-    let r = coefficient(&|i| sums.map_or(0.0, |(_, db)| -scale(i) * db[i] / count));
-    let coefficients = || p.iter().zip(&q).zip(&r).zip(&a.mean);
-    let (_, task) = cut(x.len(), c);
-    let mut dx = vec![T::ZERO; x.len()];
-    let mut dresidual = vec![T::ZERO; if residual { x.len() } else { 0 }];
-    let relu = y.is_some();
-    let y = y.unwrap_or(dy);
-    let run = |at: usize, dx: &mut [T], dresidual: Option<&mut [T]>| {
+    groups: &[Affine<T>],
+    sums: Option<&[[Vec<f64>; 2]]>,
+    again: bool,
+) -> Vec<T> {
+    let c = groups[0].mean.len();
+    let group = x.len() / groups.len();
+    let count = (group / c) as f64;
+    let coefficients: Vec<[Vec<T>; 3]> = groups
+        .iter()
+        .enumerate()
+        .map(|(i, a)| {
+            let scale = |j: usize| a.inv_std[j].to_f64() * a.weight[j].to_f64();
+            let of = |f: &dyn Fn(usize) -> f64| (0..c).map(|j| T::from_f64(f(j))).collect::<Vec<T>>();
+            let q = |sums: &[Vec<f64>; 2], j: usize| -scale(j) * a.inv_std[j].to_f64() * sums[0][j] / count;
+            let r = |sums: &[Vec<f64>; 2], j: usize| -scale(j) * sums[1][j] / count;
+            [
+                of(&scale),
+                of(&|j| sums.map_or(0.0, |sums| q(&sums[i], j))),
+                of(&|j| sums.map_or(0.0, |sums| r(&sums[i], j))),
+            ]
+        })
+        .collect();
+    let ([dx], _) = in_segments(x.len(), group, written(c), |at, [dx]: [&mut [T]; 1]| {
+        let (a, [p, q, r]) = (&groups[at / group], &coefficients[at / group]);
         let range = at..at + dx.len();
-        let (x, y, dy) = (&x[range.clone()], &y[range.clone()], &dy[range]);
-        let rows = || x.chunks_exact(c).zip(y.chunks_exact(c)).zip(dy.chunks_exact(c));
-        match dresidual {
-            None => vectorized(
-                #[inline(always)]
-                || {
-                    for (dx, ((x, y), dy)) in dx.chunks_exact_mut(c).zip(rows()) {
-                        let numbers = dx.iter_mut().zip(x).zip(y).zip(dy);
-                        for ((((dx, x), y), dy), (((p, q), r), mean)) in numbers.zip(coefficients()) {
-                            let g = gated(*dy, *y, relu);
-                            *dx = g * *p + (*x - *mean) * *q + *r;
-                        }
+        let (x, dy) = (&x[range.clone()], &dy[range]);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (dx, (x, dy)) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c).zip(dy.chunks_exact(c))) {
+                    let channels = a.channels().zip(p.iter().zip(q).zip(r));
+                    for (((dx, x), dy), (channel, ((p, q), r))) in dx.iter_mut().zip(x).zip(dy).zip(channels)
+                    {
+                        let g = gated(*dy, channel.apply(*x), again);
+                        *dx = g * *p + (*x - channel.mean) * *q + *r;
                     }
-                },
-            ),
-            Some(dresidual) => vectorized(
-                #[inline(always)]
-                || {
-                    let out = dx.chunks_exact_mut(c).zip(dresidual.chunks_exact_mut(c));
-                    for ((dx, dresidual), ((x, y), dy)) in out.zip(rows()) {
-                        let numbers = dx.iter_mut().zip(x).zip(y).zip(dy).zip(dresidual);
-                        for (((((dx, x), y), dy), dresidual), (((p, q), r), mean)) in
-                            numbers.zip(coefficients())
-                        {
-                            let g = gated(*dy, *y, relu);
-                            *dx = g * *p + (*x - *mean) * *q + *r;
-                            *dresidual = g;
-                        }
-                    }
-                },
-            ),
-        }
-    };
-    if residual {
-        let parts = dx.par_chunks_mut(task).zip(dresidual.par_chunks_mut(task));
-        parts.enumerate().for_each(|(i, (dx, dresidual))| run(i * task, dx, Some(dresidual)));
-    } else {
-        dx.par_chunks_mut(task).enumerate().for_each(|(i, dx)| run(i * task, dx, None));
-    }
-    (dx, residual.then_some(dresidual))
+                }
+            },
+        );
+    });
+    dx
 }

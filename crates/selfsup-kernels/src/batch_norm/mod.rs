@@ -15,7 +15,7 @@ use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use cpu::Affine;
+use cpu::{Affine, Gate};
 
 const TRAIN: &str = "batch_norm_train";
 const EVAL: &str = "batch_norm_eval";
@@ -27,12 +27,16 @@ pub struct BatchNormConfig {
     pub eps: f64,
     /// Whether ReLU follows. Its gradient at 0 is 0.
     pub relu: bool,
+    /// How many equal consecutive parts of the batch [`batch_norm_train`] gives statistics of their own, as several
+    /// devices do that each hold a part (MoCo's shuffled normalisation: He et al. 2020, §3.3). 1 is the whole batch;
+    /// it must divide the first dimension.
+    pub groups: usize,
 }
 
 impl Default for BatchNormConfig {
-    /// ε = 10⁻⁵, PyTorch's default, and no ReLU.
+    /// ε = 10⁻⁵, PyTorch's default, no ReLU, one group.
     fn default() -> Self {
-        Self { eps: 1e-5, relu: false }
+        Self { eps: 1e-5, relu: false, groups: 1 }
     }
 }
 
@@ -45,16 +49,21 @@ pub struct BatchNormOutput {
     pub mean: Tensor,
     /// Each channel's biased variance Σ(x − μ)²/m `[c]`, without gradient. PyTorch puts m/(m − 1) times this
     /// into its running variance.
+    ///
+    /// Of several groups, mean and variance are the means over the groups' own, and m is a group's: what running
+    /// statistics take is then the expected statistics of a group, as that is what the network saw in training.
+    /// PyTorch's data-parallel training keeps those of the first device, which are the same but noisier.
     pub var: Tensor,
 }
 
-/// Normalises x `[.., c]` with the batch's statistics; weight γ and bias β `[c]`, the residual of x's shape.
+/// Normalises x `[.., c]` with the batch's statistics, or those of each of its groups; weight γ and bias β `[c]`, the residual of x's shape.
 ///
 /// The statistics are summed as differences from each chunk's own mean and merged in f64 (Chan et al. 1983), so
 /// that a mean far above the deviation does no harm. Gradients: x, weight, bias and residual.
 ///
 /// # Errors
-/// Shapes, dtypes or devices that do not fit, fewer than two values a channel, ε ≤ 0.
+/// Shapes, dtypes or devices that do not fit, fewer than two values a channel in a group, ε ≤ 0, no groups, or a
+/// number that does not divide the first dimension.
 pub fn batch_norm_train(
     x: &Tensor,
     weight: &Tensor,
@@ -63,24 +72,35 @@ pub fn batch_norm_train(
     config: BatchNormConfig,
 ) -> Result<BatchNormOutput> {
     let c = validate(TRAIN, x, &[("weight", weight), ("bias", bias)], residual, config)?;
-    if x.elem_count() / c < 2 {
-        return Err(check::shape_error(TRAIN, "at least two values a channel in x", x));
+    let groups = config.groups;
+    if groups == 0 {
+        return Err(check::parameter_error(TRAIN, "groups", "at least 1", groups));
+    }
+    if groups > 1 && (x.rank() < 2 || x.dims()[0] % groups != 0) {
+        let expected = format!("a first dimension of x that is a multiple of {groups} groups");
+        return Err(check::shape_error(TRAIN, expected, x));
+    }
+    if x.elem_count() / c / groups < 2 {
+        return Err(check::shape_error(TRAIN, "at least two values a channel (of each group) in x", x));
     }
     if !on_fast_path(x) {
         return reference::train(x, weight, bias, residual, config);
     }
     let x = x.contiguous()?;
-    let (mean, var) = {
+    let statistics: Vec<(Vec<f64>, Vec<f64>)> = {
         let view = View::new(&x)?;
-        with_element!(x.dtype(), T => cpu::statistics::<T>(view.as_slice()?, c))
+        with_element!(x.dtype(), T => {
+            let x = view.as_slice::<T>()?;
+            x.chunks(x.len() / groups).map(|group| cpu::statistics(group, c)).collect()
+        })
     };
-    let op = BatchNorm {
-        name: TRAIN,
-        own_statistics: true,
-        c,
-        config,
-        affine: Affine::new(&mean, &var, config.eps),
+    let affines = statistics.iter().map(|(mean, var)| Affine::new(mean, var, config.eps)).collect();
+    let mean_of = |of: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| -> Vec<f64> {
+        let sum = |i: usize| statistics.iter().map(|s| of(s)[i]).sum::<f64>();
+        (0..c).map(|i| sum(i) / groups as f64).collect()
     };
+    let (mean, var) = (mean_of(|(mean, _)| mean), mean_of(|(_, var)| var));
+    let op = BatchNorm { name: TRAIN, own_statistics: true, c, config, affines };
     let y = op.apply(&x, weight, bias, residual)?;
     let statistic = |values: Vec<f64>| Tensor::from_vec(values, c, x.device())?.to_dtype(x.dtype());
     Ok(BatchNormOutput { y, mean: statistic(mean)?, var: statistic(var)? })
@@ -88,7 +108,7 @@ pub fn batch_norm_train(
 
 /// Normalises x `[.., c]` with given statistics `[c]`; the rest as [`batch_norm_train`].
 ///
-/// Gradients: x, weight, bias and residual, but neither mean nor variance.
+/// Gradients: x, weight, bias and residual, but neither mean nor variance. Groups do not matter here.
 ///
 /// # Errors
 /// Shapes, dtypes or devices that do not fit, ε ≤ 0.
@@ -107,8 +127,8 @@ pub fn batch_norm_eval(
         return reference::eval(x, weight, bias, mean, var, residual, config);
     }
     let values = |t: &Tensor| t.detach().to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
-    let affine = Affine::new(&values(mean)?, &values(var)?, config.eps);
-    let op = BatchNorm { name: EVAL, own_statistics: false, c, config, affine };
+    let affines = vec![Affine::new(&values(mean)?, &values(var)?, config.eps)];
+    let op = BatchNorm { name: EVAL, own_statistics: false, c, config, affines };
     op.apply(&x.contiguous()?, weight, bias, residual)
 }
 
@@ -149,7 +169,8 @@ struct BatchNorm {
     own_statistics: bool,
     c: usize,
     config: BatchNormConfig,
-    affine: Affine,
+    /// One a group.
+    affines: Vec<Affine>,
 }
 
 impl BatchNorm {
@@ -161,9 +182,12 @@ impl BatchNorm {
         })
     }
 
+    fn with_params<T: Element>(&self, params: &[T]) -> Vec<Affine<T>> {
+        self.affines.iter().map(|affine| affine.with_params(params)).collect()
+    }
+
     fn forward<T: Element>(&self, x: &[T], params: &[T], residual: Option<&[T]>) -> CpuStorage {
-        let affine = self.affine.with_params(params);
-        T::to_cpu_storage_owned(cpu::normalize(x, &affine, residual, self.config.relu))
+        T::to_cpu_storage_owned(cpu::normalize(x, &self.with_params(params), residual, self.config.relu))
     }
 
     fn backward<T: Element>(
@@ -173,16 +197,20 @@ impl BatchNorm {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let views = [View::new(x)?, View::new(params)?, View::new(y)?, View::new(&grad)?];
-        let (x_data, y, grad) = (views[0].as_slice::<T>()?, views[2].as_slice()?, views[3].as_slice()?);
-        let affine = self.affine.with_params(views[1].as_slice()?);
-        let y = self.config.relu.then_some(y);
-        let (dweight, dbias) = cpu::sums(x_data, y, grad, &affine);
-        let means = self.own_statistics.then_some((&dweight[..], &dbias[..]));
-        let (dx, dresidual) = cpu::gradients(x_data, y, grad, &affine, means, residual);
-        let dparams: Vec<T> = dweight.iter().chain(&dbias).map(|&d| T::from_f64(d)).collect();
+        let gate = match (self.config.relu, residual) {
+            (false, _) => Gate::Open,
+            (true, false) => Gate::Again,
+            (true, true) => Gate::Output(views[2].as_slice()?),
+        };
+        let affines = self.with_params(views[1].as_slice::<T>()?);
+        let own = self.own_statistics;
+        let d = cpu::gradients(views[0].as_slice::<T>()?, gate, views[3].as_slice()?, &affines, own);
         let like_x = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device());
+        let dparams: Vec<T> = d.weight.iter().chain(&d.bias).map(|&d| T::from_f64(d)).collect();
         let dparams = Tensor::from_vec(dparams, 2 * self.c, x.device())?;
-        Ok((Some(like_x(dx)?), Some(dparams), dresidual.map(like_x).transpose()?))
+        // Without ReLU, dy is the residual's gradient.
+        let dresidual = d.gated.map_or_else(|| Ok(grad.clone()), like_x)?;
+        Ok((Some(like_x(d.x)?), Some(dparams), Some(dresidual)))
     }
 }
 
@@ -247,8 +275,8 @@ impl CustomOp3 for BatchNorm {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dparams, dresidual) =
-            with_element!(x.dtype(), T => self.backward::<T>([x, params, y, grad], residual.track_op()))?;
-        Ok((tracked(x, dx), tracked(params, dparams), dresidual))
+            with_element!(x.dtype(), T => self.backward::<T>([x, params, y, grad], true))?;
+        Ok((tracked(x, dx), tracked(params, dparams), tracked(residual, dresidual)))
     }
 }
 

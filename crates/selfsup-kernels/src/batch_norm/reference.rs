@@ -12,11 +12,25 @@ pub(super) fn train(
     config: BatchNormConfig,
 ) -> Result<BatchNormOutput> {
     let c = weight.dims1()?;
-    let rows = x.reshape(((), c))?;
-    let mean = rows.mean(0)?;
-    let var = rows.broadcast_sub(&mean)?.sqr()?.mean(0)?;
-    let y = normalize(x, weight, bias, &mean, &var, residual, config)?;
-    Ok(BatchNormOutput { y, mean: mean.detach(), var: var.detach() })
+    let size = x.dim(0)? / config.groups;
+    let (mut y, mut mean, mut var) = (Vec::new(), Vec::new(), Vec::new());
+    for group in 0..config.groups {
+        let part = |t: &Tensor| t.narrow(0, group * size, size);
+        let x = part(x)?;
+        let rows = x.reshape(((), c))?;
+        let own_mean = rows.mean(0)?;
+        let own_var = rows.broadcast_sub(&own_mean)?.sqr()?.mean(0)?;
+        let residual = residual.map(part).transpose()?;
+        y.push(normalize(&x, weight, bias, &own_mean, &own_var, residual.as_ref(), config)?);
+        mean.push(own_mean.detach());
+        var.push(own_var.detach());
+    }
+    let mean_over_groups = |all: &[Tensor]| Tensor::stack(all, 0)?.mean(0);
+    Ok(BatchNormOutput {
+        y: Tensor::cat(&y, 0)?,
+        mean: mean_over_groups(&mean)?,
+        var: mean_over_groups(&var)?,
+    })
 }
 
 pub(super) fn eval(

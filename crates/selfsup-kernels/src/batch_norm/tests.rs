@@ -109,6 +109,107 @@ fn gradients(x: &Tensor, weight: &Tensor, bias: &Tensor, residual: &Tensor) -> V
     [out.y.detach(), out.mean, out.var].into_iter().chain(grads).collect()
 }
 
+/// `batch_norm_train` with groups, and what it should be: each part of the batch alone, one after the other.
+fn grouped(x: &Tensor, residual: Option<&Tensor>, groups: usize, relu: bool) -> [[Tensor; 3]; 2] {
+    let c = x.dims()[x.rank() - 1];
+    let (weight, bias) = (random(c, 3), random(c, 4));
+    let with_groups = BatchNormConfig { groups, ..config(relu) };
+    let got = batch_norm_train(x, &weight, &bias, residual, with_groups).unwrap();
+    let size = x.dims()[0] / groups;
+    let parts: Vec<BatchNormOutput> = (0..groups)
+        .map(|i| {
+            let part = |t: &Tensor| t.narrow(0, i * size, size).unwrap();
+            batch_norm_train(&part(x), &weight, &bias, residual.map(part).as_ref(), config(relu)).unwrap()
+        })
+        .collect();
+    let all = |f: fn(&BatchNormOutput) -> Tensor| parts.iter().map(f).collect::<Vec<_>>();
+    let mean = |all: Vec<Tensor>| Tensor::stack(&all, 0).unwrap().mean(0).unwrap();
+    let y = Tensor::cat(&all(|part| part.y.clone()), 0).unwrap();
+    [[got.y, got.mean, got.var], [y, mean(all(|part| part.mean.clone())), mean(all(|part| part.var.clone()))]]
+}
+
+#[test]
+fn each_group_has_its_own_statistics() {
+    // A group of 2·31·7 rows of 37 channels ends within a chunk.
+    for (shape, groups) in [(&[6usize, 31, 7, 37][..], 3), (&[8, 5], 4), (&[4, 9, 300], 2)] {
+        let x = random(shape, 1);
+        // Means that differ from group to group.
+        let shift = Tensor::arange(0.0, shape[0] as f64, &Device::Cpu).unwrap();
+        let shift = shift.reshape([vec![shape[0]], vec![1; shape.len() - 1]].concat()).unwrap();
+        let x = x.broadcast_add(&shift).unwrap();
+        let residual = random(shape, 2);
+        for (residual, relu) in [(None, false), (None, true), (Some(&residual), true)] {
+            let [got, expected] = grouped(&x, residual, groups, relu);
+            for (got, expected) in got.iter().zip(&expected) {
+                assert_close(got, expected, 1e-12);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_groups_are_those_of_finite_differences() {
+    let inputs = [random((6, 2, 5), 11), random(5, 12), random(5, 13), random((6, 2, 5), 14)];
+    for relu in [false, true] {
+        let config = BatchNormConfig { groups: 3, ..config(relu) };
+        type Train =
+            fn(&Tensor, &Tensor, &Tensor, Option<&Tensor>, BatchNormConfig) -> Result<BatchNormOutput>;
+        for f in [batch_norm_train as Train, reference::train] {
+            let y = |t: &[Tensor]| Ok::<_, crate::Error>(f(&t[0], &t[1], &t[2], t.get(3), config)?.y);
+            GradCheck::f64().check(&inputs, y).unwrap();
+            GradCheck::f64().check(&inputs[..3], y).unwrap();
+        }
+    }
+}
+
+#[test]
+fn many_groups_agree_with_the_reference() {
+    let x = random((12, 21, 23, 48), 1);
+    let (residual, weight, bias) = (random(x.shape(), 2), random(48, 3), random(48, 4));
+    let config = BatchNormConfig { groups: 4, ..config(true) };
+    let run = |fast: bool| {
+        let vars: Vec<Var> = [&x, &weight, &bias, &residual].map(|t| Var::from_tensor(t).unwrap()).into();
+        let f = if fast { batch_norm_train } else { reference::train };
+        let out = f(&vars[0], &vars[1], &vars[2], Some(&vars[3]), config).unwrap();
+        let grads = (&out.y * random(x.shape(), 99)).unwrap().sum_all().unwrap().backward().unwrap();
+        let grads: Vec<Tensor> = vars.iter().map(|v| grads.get(v).unwrap().clone()).collect();
+        [vec![out.y.detach(), out.mean, out.var], grads].concat()
+    };
+    for (got, expected) in run(true).iter().zip(&run(false)) {
+        assert_close(got, expected, 1e-11);
+    }
+}
+
+#[test]
+fn groups_that_do_not_divide_the_batch_are_refused() {
+    let (weight, bias) = (random(5, 2), random(5, 3));
+    let fails = |x: &Tensor, groups| {
+        let config = BatchNormConfig { groups, ..Default::default() };
+        batch_norm_train(x, &weight, &bias, None, config).unwrap_err().to_string()
+    };
+    assert!(fails(&random((6, 5), 1), 0).contains("groups"));
+    assert!(fails(&random((6, 5), 1), 4).contains("multiple of 4"));
+    assert!(fails(&random(5, 1), 5).contains("multiple of 5"));
+    assert!(fails(&random((6, 5), 1), 6).contains("two values"));
+}
+
+#[test]
+fn a_mean_that_jumps_between_chunks_does_not_hurt_the_variance() {
+    // Chunks are normalised by the mean of those before them: the first is far from the rest.
+    for jump in [1e3, 1e6] {
+        let x = random((2048, 33), 1);
+        let first = (x.narrow(0, 0, 256).unwrap() + jump).unwrap();
+        let x =
+            Tensor::cat(&[first, x.narrow(0, 256, 1792).unwrap()], 0).unwrap().to_dtype(DType::F32).unwrap();
+        let (weight, bias) = (random_f32(33, 2), random_f32(33, 3));
+        let [_, mean, var] = naive(&x, &weight, &bias, None, false);
+        let got = batch_norm_train(&x, &weight, &bias, None, config(false)).unwrap();
+        for (got, expected) in values(&got.mean).iter().zip(&mean).chain(values(&got.var).iter().zip(&var)) {
+            assert!((got / expected - 1.0).abs() < 1e-6, "{got}, expected {expected}");
+        }
+    }
+}
+
 #[test]
 fn many_chunks_agree_with_the_reference() {
     let x = random((9, 21, 23, 48), 1);
@@ -222,7 +323,7 @@ fn agrees_with_pytorch() {
 fn what_does_not_fit_is_an_error_that_says_so() {
     let [x, weight, bias, _] = inputs();
     let train = |x: &Tensor, w: &Tensor, b: &Tensor, r: Option<&Tensor>, eps: f64| {
-        batch_norm_train(x, w, b, r, BatchNormConfig { eps, relu: false }).unwrap_err().to_string()
+        batch_norm_train(x, w, b, r, BatchNormConfig { eps, ..Default::default() }).unwrap_err().to_string()
     };
     assert!(train(&x, &random(4, 1), &bias, None, 1e-5).contains("weight of [5]"));
     assert!(train(&x, &weight, &random((5, 1), 1), None, 1e-5).contains("bias of [5]"));

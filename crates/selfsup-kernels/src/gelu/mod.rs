@@ -118,9 +118,21 @@ pub(crate) fn forward<T: Activated>(x: &mut [T], kind: Gelu) {
     vectorized(
         #[inline(always)]
         || match kind {
-            Gelu::Exact => each(x, exact),
-            Gelu::Tanh => each(x, tanh),
-            Gelu::Quick => each(x, quick),
+            Gelu::Exact => each(
+                x,
+                #[inline(always)]
+                |x| exact(x),
+            ),
+            Gelu::Tanh => each(
+                x,
+                #[inline(always)]
+                |x| tanh(x),
+            ),
+            Gelu::Quick => each(
+                x,
+                #[inline(always)]
+                |x| quick(x),
+            ),
         },
     );
 }
@@ -137,9 +149,24 @@ pub(crate) fn backward<T: Activated>(d: &mut [T], x: &[T], kind: Gelu) {
     vectorized(
         #[inline(always)]
         || match kind {
-            Gelu::Exact => each(d, x, exact),
-            Gelu::Tanh => each(d, x, tanh),
-            Gelu::Quick => each(d, x, quick),
+            Gelu::Exact => each(
+                d,
+                x,
+                #[inline(always)]
+                |x| exact(x),
+            ),
+            Gelu::Tanh => each(
+                d,
+                x,
+                #[inline(always)]
+                |x| tanh(x),
+            ),
+            Gelu::Quick => each(
+                d,
+                x,
+                #[inline(always)]
+                |x| quick(x),
+            ),
         },
     );
 }

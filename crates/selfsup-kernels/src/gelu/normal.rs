@@ -13,8 +13,17 @@ pub(crate) trait Normal: Element {
     fn normal(self) -> (Self, Self, Self);
 }
 
+/// ((c₀·t + c₁)·t + c₂)… as straight code: a loop over so many coefficients does not vectorise.
+macro_rules! horner {
+    ($t:expr; $first:expr $(, $next:expr)*) => {{
+        let mut sum = $first;
+        $(sum = sum * $t + $next;)*
+        sum
+    }};
+}
+
 macro_rules! normal {
-    ($T:ident, $bits:literal, $bound:literal, $k:literal, $coefficients:expr) => {
+    ($T:ident, $bits:literal, $bound:literal, $k:literal, [$($coefficient:expr),* $(,)?]) => {
         impl Normal for $T {
             #[inline(always)]
             fn normal(self) -> (Self, Self, Self) {
@@ -24,19 +33,16 @@ macro_rules! normal {
                 // number, which is exact, and a rest below 0.1.
                 let short = $T::from_bits(u.to_bits() & !((1 << $bits) - 1));
                 let rest = (short - u) * (short + u) * 0.5;
-                let mut series = 1.0 / 40320.0;
-                for factorial in [5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
-                    series = series * rest + 1.0 / factorial;
-                }
+                let series = horner!(
+                    rest;
+                    1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0
+                );
                 let exp = (short * short * -0.5).exp_nonpositive() * series;
                 // One division for 1/(u + k) and 1/(1 + 13u/16).
                 let (sum, slope) = (u + $k, 1.0 + 0.8125 * u);
                 let inverse = 1.0 / (sum * slope);
                 let t = (u - $k) * slope * inverse;
-                let mut q: $T = 0.0;
-                for coefficient in $coefficients {
-                    q = q * t + coefficient;
-                }
+                let q = horner!(t; $($coefficient),*);
                 let tail = exp * q * sum * inverse;
                 (if self < 0.0 { tail } else { 1.0 - tail }, exp, if self < 0.0 { -u } else { u })
             }

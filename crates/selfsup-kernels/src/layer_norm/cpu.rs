@@ -2,7 +2,7 @@
 //! backward pass works the statistics out again rather than read them.
 
 use crate::element::Element;
-use crate::lanes::sums;
+use crate::lanes::{sum, two_sums};
 use crate::output::in_chunks;
 use crate::simd::vectorized;
 
@@ -27,18 +27,18 @@ struct Statistics<T> {
 #[inline(always)]
 fn statistics<T: Element>(x: &[T], eps: f64) -> Statistics<T> {
     let count = x.len() as f64;
-    let [sum] = sums(
-        [x],
+    let total = sum(
+        x,
         #[inline(always)]
-        |[x]| [x],
+        |x| x,
     );
-    let mean = T::from_f64(sum / count);
-    let [first, second] = sums(
-        [x],
+    let mean = T::from_f64(total / count);
+    let (first, second) = two_sums(
+        [x; 3],
         #[inline(always)]
-        |[x]| {
+        |x, _, _| {
             let difference = x - mean;
-            [difference, difference * difference]
+            (difference, difference * difference)
         },
     );
     let left = first / count;
@@ -130,12 +130,12 @@ fn backward_row<T: Element>(
         *dbias += *dy;
     }
     let count = x.len() as f64;
-    let [g, along] = sums(
-        [&*dx, weight, dy],
+    let (g, along) = two_sums(
+        [dx, weight, dy],
         #[inline(always)]
-        |[normalized, weight, dy]| {
+        |normalized, weight, dy| {
             let g = dy * weight;
-            [g, g * normalized]
+            (g, g * normalized)
         },
     );
     let (g, along) = (T::from_f64(g / count), T::from_f64(along / count));

@@ -50,11 +50,14 @@ pub(super) fn forward<T: Activated>(
     keep: bool,
 ) -> (Vec<T>, Option<Vec<T>>) {
     let (n, k) = (x.len() / c, weight.len() / c);
+    // A product packs its right side along the rows; along columns a power of two apart that takes longer than the
+    // product.
+    let transposed = transposed(weight, c);
     let product = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>, out: &mut [T]| {
         let (height, width) = (rows.len(), columns.len());
         let x = Matrix::new(&x[rows.start * c..], height, c, c);
-        let weight = Matrix::new(&weight[columns.start * c..], width, c, c);
-        matmul(MatrixMut::new(out, height, width, width), x, weight.transposed(), false);
+        let weight = Matrix::new(&transposed[columns.start..], c, width, k);
+        matmul(MatrixMut::new(out, height, width, width), x, weight, false);
         if let Some(bias) = bias {
             let bias = &bias[columns];
             vectorized(
@@ -93,6 +96,31 @@ pub(super) fn forward<T: Activated>(
         }
     });
     (y, None)
+}
+
+/// A matrix with rows of c numbers, transposed.
+fn transposed<T: Element>(matrix: &[T], c: usize) -> Vec<T> {
+    const SIDE: usize = 16;
+    let k = matrix.len() / c;
+    let (out, _) = in_chunks(matrix.len(), SIDE * k, |at, out: &mut [T]| {
+        let first = at / k;
+        let width = out.len() / k;
+        for start in (0..k).step_by(SIDE) {
+            let height = SIDE.min(k - start);
+            // Whole lines of the cache are read, and written.
+            let mut block = [[T::ZERO; SIDE]; SIDE];
+            for i in 0..height {
+                let row = &matrix[(start + i) * c + first..][..width];
+                for (block, x) in block.iter_mut().zip(row) {
+                    block[i] = *x;
+                }
+            }
+            for (out, block) in out.chunks_exact_mut(k).zip(&block) {
+                out[start..start + height].copy_from_slice(&block[..height]);
+            }
+        }
+    });
+    out
 }
 
 /// dz, which without an activation is dy, and its sum over the rows, if asked for. `gate` is ReLU's y or GELU's z.

@@ -1,7 +1,7 @@
 //! Both softmaxes, a task for some rows: each row stays in the first-level cache between its passes.
 
 use crate::element::Element;
-use crate::lanes::{max, sums};
+use crate::lanes::{max, sum};
 use crate::output::in_chunks;
 use crate::simd::vectorized;
 
@@ -18,10 +18,10 @@ pub(super) fn softmax<T: Element>(x: &[T], d: usize) -> Vec<T> {
             for (y, x) in y.iter_mut().zip(x) {
                 *y = (*x - max).exp_nonpositive();
             }
-            let [sum] = sums(
-                [y],
+            let sum = sum(
+                y,
                 #[inline(always)]
-                |[y]| [y],
+                |y| y,
             );
             let scale = T::from_f64(1.0 / sum);
             for y in y.iter_mut() {
@@ -40,10 +40,10 @@ pub(super) fn softmax_backward<T: Element>(y: &[T], dy: &[T], d: usize) -> Vec<T
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = *y * *dy;
             }
-            let [mean] = sums(
-                [dx],
+            let mean = sum(
+                dx,
                 #[inline(always)]
-                |[product]| [product],
+                |product| product,
             );
             let mean = T::from_f64(mean);
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
@@ -63,10 +63,10 @@ pub(super) fn log_softmax<T: Element>(x: &[T], d: usize) -> Vec<T> {
             for (y, x) in y.iter_mut().zip(x) {
                 *y = *x - max;
             }
-            let [sum] = sums(
-                [y],
+            let sum = sum(
+                y,
                 #[inline(always)]
-                |[y]| [y.exp_nonpositive()],
+                |y| y.exp_nonpositive(),
             );
             let ln = T::from_f64(sum.ln());
             for y in y.iter_mut() {
@@ -82,10 +82,10 @@ pub(super) fn log_softmax_backward<T: Element>(y: &[T], dy: &[T], d: usize) -> V
         d,
         #[inline(always)]
         |dx, [y, dy]| {
-            let [sum] = sums(
-                [dy],
+            let sum = sum(
+                dy,
                 #[inline(always)]
-                |[dy]| [dy],
+                |dy| dy,
             );
             let sum = T::from_f64(sum);
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {

@@ -353,11 +353,14 @@ impl<T: Element> Factors<T> {
     fn new(softmax: Softmax, bound: f64) -> Self {
         let Softmax { weights, lse } = softmax;
         let to = |values: &[f64]| values.iter().map(|v| T::from_f64(*v)).collect();
+        // Where the weight is 0, any lse that keeps exp(S − lse) finite: a row that meets no other has −∞.
+        let safe: Vec<f64> =
+            weights.iter().zip(lse).map(|(w, lse)| if *w == 0.0 { bound } else { *lse }).collect();
         let one = weights.iter().zip(lse).map(|(w, lse)| T::from_f64(weight(*w, bound - lse))).collect();
-        Self { one, weights: to(weights), lse: to(lse) }
+        Self { one, weights: to(weights), lse: to(&safe) }
     }
 
-    /// Weights of 0, with an lse that keeps exp(S − lse) finite.
+    /// Weights of 0.
     fn none(n: usize, bound: f64) -> Self {
         Self::new(Softmax { weights: &vec![0.0; n], lse: &vec![bound; n] }, bound)
     }

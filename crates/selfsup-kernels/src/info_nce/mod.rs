@@ -36,13 +36,15 @@ mod self_contrast;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_mask;
+#[cfg(test)]
 mod tests_pairs;
 mod two_tower;
 
 pub use explicit::info_nce_explicit;
 pub use pairs::info_nce;
 pub use query_key::info_nce_queue;
-pub use self_contrast::{nt_xent, sup_con};
+pub use self_contrast::{nt_xent, sup_con, sup_con_mask};
 pub use two_tower::two_tower;
 
 use crate::{Result, check};

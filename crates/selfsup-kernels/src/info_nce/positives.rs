@@ -2,6 +2,7 @@
 
 use super::cpu::Rows;
 use crate::element::Element;
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -11,11 +12,63 @@ pub(super) enum Positives {
     OtherView,
     /// All other rows with the same label.
     SameLabel(Vec<u32>),
+    /// Those that are listed.
+    Listed(Listed),
 }
 
-/// What the loss needs of them: a weight for each anchor, and the mean of its positives. Two rows that are each
-/// other's positives have equal weights and equally many positives, so that the gradient of both terms is twice
-/// that of one.
+/// A list of positives for each row, and the other way: whose positive each row is.
+pub(super) struct Listed {
+    of: Lists,
+    whose: Lists,
+}
+
+/// A list of rows for each row, in ascending order.
+struct Lists {
+    /// Row i's list is `rows[starts[i]..starts[i + 1]]`.
+    starts: Vec<usize>,
+    rows: Vec<u32>,
+}
+
+impl Lists {
+    fn at(&self, i: usize) -> &[u32] {
+        &self.rows[self.starts[i]..self.starts[i + 1]]
+    }
+}
+
+impl Listed {
+    /// From a mask `[n, n]`: k is a positive of i where mask[i, k] ≠ 0 and k ≠ i.
+    pub(super) fn from_mask(mask: &[u8], n: usize) -> Self {
+        let mut of = Lists { starts: vec![0], rows: Vec::new() };
+        for (i, row) in mask.chunks(n).enumerate() {
+            of.rows.extend((0..n).filter(|&k| row[k] != 0 && k != i).map(|k| k as u32));
+            of.starts.push(of.rows.len());
+        }
+        // Filled row by row, as a walk down the mask's columns would miss the cache at every step.
+        let mut starts = vec![0; n + 1];
+        of.rows.iter().for_each(|k| starts[*k as usize + 1] += 1);
+        (0..n).for_each(|k| starts[k + 1] += starts[k]);
+        let (mut next, mut rows) = (starts.clone(), vec![0; of.rows.len()]);
+        for i in 0..n {
+            for k in of.at(i) {
+                rows[next[*k as usize]] = i as u32;
+                next[*k as usize] += 1;
+            }
+        }
+        Self { of, whose: Lists { starts, rows } }
+    }
+
+    /// The mask again, without its diagonal.
+    pub(super) fn mask(&self, n: usize) -> Vec<u8> {
+        let mut mask = vec![0; n * n];
+        for (i, row) in mask.chunks_mut(n).enumerate() {
+            self.of.at(i).iter().for_each(|k| row[*k as usize] = 1);
+        }
+        mask
+    }
+}
+
+/// What the loss needs of them: a weight for each anchor, the mean of its positives, and what the gradient is pulled
+/// along.
 pub(super) struct Targets<'a, T: Clone> {
     /// 1/(number of anchors), or 0 for a row that is none.
     pub(super) weights: Vec<f64>,
@@ -23,6 +76,9 @@ pub(super) struct Targets<'a, T: Clone> {
     means: Cow<'a, [T]>,
     /// The row of `means` that is row i's begins at (i + shift) modulo n.
     shift: usize,
+    /// `[n, d]`, Σ over i of ∂/∂v_k of w_i·⟨v_i, mean_i⟩. Nothing where two rows that are each other's positives have equal
+    /// weights and equally many positives: the gradient of both terms is then twice that of one.
+    pulls: Option<Vec<T>>,
     d: usize,
 }
 
@@ -31,7 +87,7 @@ impl Positives {
     pub(super) fn single(&self, n: usize) -> Option<Vec<u32>> {
         match self {
             Positives::OtherView => Some((0..n).map(|i| ((i + n / 2) % n) as u32).collect()),
-            Positives::SameLabel(_) => None,
+            Positives::SameLabel(_) | Positives::Listed(_) => None,
         }
     }
 
@@ -43,6 +99,7 @@ impl Positives {
                 weights: vec![1.0 / n as f64; n],
                 means: Cow::Borrowed(&rows.values),
                 shift: n / 2,
+                pulls: None,
                 d,
             },
             Positives::SameLabel(labels) => {
@@ -66,11 +123,38 @@ impl Positives {
                     weights: labels.iter().map(weight).collect(),
                     means: Cow::Owned(means),
                     shift: 0,
+                    pulls: None,
                     d,
                 }
             }
+            Positives::Listed(listed) => {
+                let anchors = (0..n).filter(|i| !listed.of.at(*i).is_empty()).count();
+                let weight = |i: usize| if listed.of.at(i).is_empty() { 0.0 } else { 1.0 / anchors as f64 };
+                let share = |i: usize| weight(i) / listed.of.at(i).len().max(1) as f64;
+                let (mut means, mut pulls) = (vec![T::ZERO; n * d], vec![T::ZERO; n * d]);
+                means.par_chunks_mut(d).zip(pulls.par_chunks_mut(d)).enumerate().for_each(
+                    |(i, (mean, pull))| {
+                        let mut sum = vec![0.0; d];
+                        listed.of.at(i).iter().for_each(|k| add(&mut sum, rows.row(*k as usize), 1.0));
+                        let count = listed.of.at(i).len().max(1) as f64;
+                        mean.iter_mut().zip(&sum).for_each(|(mean, sum)| *mean = T::from_f64(sum / count));
+                        sum.iter_mut().for_each(|sum| *sum *= share(i));
+                        listed.whose.at(i).iter().for_each(|k| {
+                            add(&mut sum, rows.row(*k as usize), share(*k as usize));
+                        });
+                        pull.iter_mut().zip(&sum).for_each(|(pull, sum)| *pull = T::from_f64(*sum));
+                    },
+                );
+                let weights = (0..n).map(weight).collect();
+                Targets { weights, means: Cow::Owned(means), shift: 0, pulls: Some(pulls), d }
+            }
         }
     }
+}
+
+/// sum ← sum + weight·v.
+fn add<T: Element>(sum: &mut [f64], v: &[T], weight: f64) {
+    sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += weight * v.to_f64());
 }
 
 impl<T: Clone> Targets<'_, T> {
@@ -78,5 +162,13 @@ impl<T: Clone> Targets<'_, T> {
     pub(super) fn mean(&self, i: usize) -> &[T] {
         let i = (i + self.shift) % self.weights.len();
         &self.means[i * self.d..(i + 1) * self.d]
+    }
+
+    /// A vector and a factor: the gradient of row i is pulled along their product.
+    pub(super) fn pull(&self, i: usize) -> (&[T], f64) {
+        match &self.pulls {
+            Some(pulls) => (&pulls[i * self.d..(i + 1) * self.d], 1.0),
+            None => (self.mean(i), 2.0 * self.weights[i]),
+        }
     }
 }

@@ -26,17 +26,26 @@ pub(super) fn self_contrast(z: &Tensor, positives: &Positives, temperature: f64)
         Positives::SameLabel(labels) => {
             let labels = Tensor::from_slice(labels, n, device)?;
             let same = labels.unsqueeze(1)?.broadcast_eq(&labels.unsqueeze(0)?)?;
-            let zeros = Tensor::zeros((n, n), dtype, device)?;
-            let same = itself.where_cond(&zeros, &same.to_dtype(dtype)?)?;
-            // −∞ at itself would make NaN of 0 · −∞.
-            let log_p = itself.where_cond(&zeros, &log_p)?;
-            let counts = same.sum(1)?;
-            let anchors =
-                counts.ne(0.0)?.to_dtype(dtype)?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            let means = ((log_p * same)?.sum(1)? / counts.maximum(1.0)?)?;
-            Ok((means.sum_all()? * (-1.0 / anchors.max(1.0)))?)
+            mean_over_positives(&log_p, &same.to_dtype(dtype)?, &itself)
+        }
+        Positives::Listed(listed) => {
+            let mask = Tensor::from_vec(listed.mask(n), (n, n), device)?;
+            mean_over_positives(&log_p, &mask.to_dtype(dtype)?, &itself)
         }
     }
+}
+
+/// −1/anchors Σ_i 1/|P(i)| Σ_{p ∈ P(i)} log p(i, p), with positives where `mask` is 1 but not on the diagonal.
+fn mean_over_positives(log_p: &Tensor, mask: &Tensor, itself: &Tensor) -> Result<Tensor> {
+    let zeros = mask.zeros_like()?;
+    let mask = itself.where_cond(&zeros, mask)?;
+    // −∞ at itself would make NaN of 0 · −∞.
+    let log_p = itself.where_cond(&zeros, log_p)?;
+    let counts = mask.sum(1)?;
+    let anchors =
+        counts.ne(0.0)?.to_dtype(log_p.dtype())?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+    let means = ((log_p * mask)?.sum(1)? / counts.maximum(1.0)?)?;
+    Ok((means.sum_all()? * (-1.0 / anchors.max(1.0)))?)
 }
 
 pub(super) fn pairs(

@@ -1,7 +1,7 @@
-//! Rows of one matrix against each other: NT-Xent and the supervised contrastive loss.
+//! Rows of one matrix against each other: NT-Xent, the supervised contrastive loss, and any positives by a mask.
 
 use super::cpu::{LogSumExp, Rows, Softmax, Tiles, dot};
-use super::positives::Positives;
+use super::positives::{Listed, Positives};
 use super::{check_rows, check_temperature, reference, widen};
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
@@ -51,6 +51,28 @@ pub fn sup_con(z: &Tensor, labels: &[u32], temperature: f64) -> Result<Tensor> {
     apply(OP, z, Positives::SameLabel(labels.to_vec()), temperature)
 }
 
+/// The same with any positives: mask `[n, n]`, u8, where row k is a positive of row i if mask[i, k] ≠ 0. The diagonal does
+/// not matter, and the mask need not be symmetric.
+///
+/// A row without positives is a negative of the others and no anchor itself. With the mask of equal labels it is
+/// [`sup_con`], and otherwise as there. The mask is read on the host, wherever it lies.
+///
+/// # Errors
+/// z that is not `[n, d]` with n, d ≥ 1; a mask that is not `[n, n]` or not u8; else those of [`nt_xent`].
+pub fn sup_con_mask(z: &Tensor, mask: &Tensor, temperature: f64) -> Result<Tensor> {
+    const OP: &str = "sup_con_mask";
+    let n = check_rows(OP, z, "z of [n, d] with n, d ≥ 1")?;
+    if mask.dtype() != DType::U8 {
+        return Err(check::dtype_error(OP, "a mask of U8", mask.dtype()));
+    }
+    if mask.dims() != [n, n] {
+        return Err(check::shape_error(OP, format!("a mask of [{n}, {n}], as z has {n} rows"), mask));
+    }
+    check_temperature(OP, temperature)?;
+    let mask = mask.flatten_all()?.to_vec1::<u8>()?;
+    apply(OP, z, Positives::Listed(Listed::from_mask(&mask, n)), temperature)
+}
+
 fn apply(op: &'static str, z: &Tensor, positives: Positives, temperature: f64) -> Result<Tensor> {
     check_temperature(op, temperature)?;
     let z = widen(z)?;
@@ -96,7 +118,7 @@ impl SelfContrast {
         let lse = self.lse(&rows);
         let positive = |i: usize| match self.positives {
             Positives::OtherView => lse.positives[i],
-            Positives::SameLabel(_) => dot(rows.row(i), targets.mean(i)),
+            Positives::SameLabel(_) | Positives::Listed(_) => dot(rows.row(i), targets.mean(i)),
         };
         let anchors = (0..rows.len()).filter(|&i| targets.weights[i] > 0.0);
         T::from_f64(anchors.map(|i| targets.weights[i] * (lse.rows[i] - positive(i))).sum())
@@ -109,9 +131,9 @@ impl SelfContrast {
         let softmax = Softmax { weights: &targets.weights, lse: &self.lse(&rows).rows };
         let (mut dv, _) = tiles.weighted_sums(softmax, None, false);
         for (i, dv) in dv.chunks_mut(d).enumerate() {
-            let pull = 2.0 * targets.weights[i];
-            for (dv, mean) in dv.iter_mut().zip(targets.mean(i)) {
-                *dv = T::from_f64((dv.to_f64() - pull * mean.to_f64()) * grad);
+            let (along, pull) = targets.pull(i);
+            for (dv, v) in dv.iter_mut().zip(along) {
+                *dv = T::from_f64((dv.to_f64() - pull * v.to_f64()) * grad);
             }
         }
         rows.backward(&mut dv);

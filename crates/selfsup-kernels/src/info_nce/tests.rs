@@ -7,7 +7,7 @@ use candle_core::{Device, Var};
 use proptest::prelude::*;
 
 /// Loss and gradient from the formulas at the head of the module, with every matrix written out.
-fn oracle(z: &Tensor, positives: &[Vec<usize>], temperature: f64) -> (f64, Tensor) {
+pub(super) fn oracle(z: &Tensor, positives: &[Vec<usize>], temperature: f64) -> (f64, Tensor) {
     let (n, d) = z.dims2().unwrap();
     // values() widens without a change.
     let z: Vec<Vec<f64>> = values(z).chunks(d).map(<[f64]>::to_vec).collect();
@@ -48,13 +48,18 @@ fn other_views(n: usize) -> Vec<Vec<usize>> {
     (0..n).map(|i| vec![(i + n / 2) % n]).collect()
 }
 
-fn same_labels(labels: &[u32]) -> Vec<Vec<usize>> {
+pub(super) fn same_labels(labels: &[u32]) -> Vec<Vec<usize>> {
     let same = |i: usize| (0..labels.len()).filter(move |&k| k != i && labels[k] == labels[i]).collect();
     (0..labels.len()).map(same).collect()
 }
 
 /// Loss and gradient by the fused operation in blocks of `block` rows.
-fn fused(z: &Tensor, positives: Positives, temperature: f64, block: Option<usize>) -> (Tensor, Tensor) {
+pub(super) fn fused(
+    z: &Tensor,
+    positives: Positives,
+    temperature: f64,
+    block: Option<usize>,
+) -> (Tensor, Tensor) {
     let z = Var::from_tensor(z).unwrap();
     let mut op = SelfContrast::new("test", positives, temperature);
     op.block = block;
@@ -63,14 +68,20 @@ fn fused(z: &Tensor, positives: Positives, temperature: f64, block: Option<usize
     (loss, grad)
 }
 
-fn scalar(loss: &Tensor) -> f64 {
+pub(super) fn scalar(loss: &Tensor) -> f64 {
     values(loss)[0]
 }
 
 /// Loss and gradient agree with the oracle's to `tolerance`; the gradient relative to the size of the terms that it
 /// is a sum of, w/(τ‖z_i‖) for row i, since where they cancel nothing but their rounding is left.
 #[track_caller]
-fn agree(z: &Tensor, positives: &[Vec<usize>], temperature: f64, got: (Tensor, Tensor), tolerance: f64) {
+pub(super) fn agree(
+    z: &Tensor,
+    positives: &[Vec<usize>],
+    temperature: f64,
+    got: (Tensor, Tensor),
+    tolerance: f64,
+) {
     let (loss, grad) = oracle(z, positives, temperature);
     let got_loss = scalar(&got.0);
     assert!((got_loss - loss).abs() <= tolerance * (1.0 + loss.abs()), "{got_loss}, expected {loss}");

@@ -64,7 +64,7 @@ def row(name, f, *leaves):
             leaf.grad = None
         f().backward(dy)
 
-    print(f"{name}: forward {best(forward) * 1e3:.1f} ms, f+b {best(both) * 1e3:.1f} ms")
+    print(f"{name}: forward {best(forward) * 1e3:.2f} ms, f+b {best(both) * 1e3:.2f} ms")
 
 
 def random(*shape):

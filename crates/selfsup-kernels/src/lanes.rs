@@ -16,16 +16,14 @@ pub(crate) fn sum<T: Element>(x: &[T], f: impl Fn(T) -> T) -> f64 {
     let mut total = 0.0;
     for x in x.chunks(BLOCK) {
         let mut lanes = [T::ZERO; LANES];
-        let chunks = x.chunks_exact(LANES);
-        for (lane, x) in lanes.iter_mut().zip(chunks.remainder()) {
-            *lane = f(*x);
-        }
+        let (chunks, rest) = x.as_chunks::<LANES>();
         for x in chunks {
-            for (lane, x) in lanes.iter_mut().zip(x) {
-                *lane += f(*x);
+            for i in 0..LANES {
+                lanes[i] += f(x[i]);
             }
         }
         total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total += rest.iter().map(|x| f(*x).to_f64()).sum::<f64>();
     }
     total
 }
@@ -35,21 +33,22 @@ pub(crate) fn sum<T: Element>(x: &[T], f: impl Fn(T) -> T) -> f64 {
 pub(crate) fn two_sums<T: Element>([x, y, z]: [&[T]; 3], f: impl Fn(T, T, T) -> (T, T)) -> (f64, f64) {
     let mut total = (0.0, 0.0);
     for ((x, y), z) in x.chunks(BLOCK).zip(y.chunks(BLOCK)).zip(z.chunks(BLOCK)) {
-        let mut lanes = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        let (x, y, z) = (x.chunks_exact(LANES), y.chunks_exact(LANES), z.chunks_exact(LANES));
-        let rest = x.remainder().iter().zip(y.remainder()).zip(z.remainder());
-        for ((a, b), ((x, y), z)) in lanes.0.iter_mut().zip(&mut lanes.1).zip(rest) {
-            (*a, *b) = f(*x, *y, *z);
-        }
-        for ((x, y), z) in x.zip(y).zip(z) {
-            for ((a, b), ((x, y), z)) in lanes.0.iter_mut().zip(&mut lanes.1).zip(x.iter().zip(y).zip(z)) {
-                let (p, q) = f(*x, *y, *z);
-                *a += p;
-                *b += q;
+        let (mut first, mut second) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        let [(x, x_rest), (y, y_rest), (z, z_rest)] = [x, y, z].map(|v| v.as_chunks::<LANES>());
+        for ((x, y), z) in x.iter().zip(y).zip(z) {
+            for i in 0..LANES {
+                let (p, q) = f(x[i], y[i], z[i]);
+                first[i] += p;
+                second[i] += q;
             }
         }
-        total.0 += lanes.0.iter().map(|lane| lane.to_f64()).sum::<f64>();
-        total.1 += lanes.1.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total.0 += first.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total.1 += second.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        for ((x, y), z) in x_rest.iter().zip(y_rest).zip(z_rest) {
+            let (p, q) = f(*x, *y, *z);
+            total.0 += p.to_f64();
+            total.1 += q.to_f64();
+        }
     }
     total
 }
@@ -58,11 +57,10 @@ pub(crate) fn two_sums<T: Element>([x, y, z]: [&[T]; 3], f: impl Fn(T, T, T) -> 
 #[inline(always)]
 pub(crate) fn max<T: Element>(x: &[T]) -> T {
     let mut lanes = [x[0]; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane = if *x > *lane { *x } else { *lane };
+        for i in 0..LANES {
+            lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
         }
     }
     lanes.iter().chain(rest).fold(x[0], |a, b| if *b > a { *b } else { a })

@@ -1,10 +1,14 @@
 //! Average pooling, row by row: first the sum over a window's rows, whose numbers are neighbours for any number of
-//! channels, then the sum over its columns. A task owns a row of the result, so that windows may overlap.
+//! channels, then the sum over its columns. Windows that share no pixels, of many channels, are summed at once. A task owns a row
+//! of the result, so that windows may overlap.
 
 use super::Geometry;
 use crate::element::Element;
 use crate::output::in_chunks;
 use crate::simd::vectorized;
+
+/// Fewer channels make loops too short for windows to be summed pixel by pixel.
+const FEW: usize = 16;
 
 pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
     let (line, out_line) = (g.w * g.c, g.out_w * g.c);
@@ -12,6 +16,25 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
         let (n, i) = (at / out_line / g.out_h, at / out_line % g.out_h);
         let image = &x[n * g.h * line..][..g.h * line];
         let share = g.share(i, g.h);
+        if g.config.stride >= g.config.kernel && g.c >= FEW {
+            return vectorized(
+                #[inline(always)]
+                || {
+                    for (j, y) in y.chunks_exact_mut(g.c).enumerate() {
+                        let share = T::from_f64(share * g.share(j, g.w));
+                        let columns = g.window(j, g.w);
+                        for row in g.window(i, g.h) {
+                            let from = row * line + columns.start * g.c;
+                            for pixel in image[from..][..columns.len() * g.c].chunks_exact(g.c) {
+                                for (y, x) in y.iter_mut().zip(pixel) {
+                                    *y += *x * share;
+                                }
+                            }
+                        }
+                    }
+                },
+            );
+        }
         T::with_scratch(line, |sum| {
             vectorized(
                 #[inline(always)]

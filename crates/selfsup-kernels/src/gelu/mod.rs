@@ -199,7 +199,7 @@ fn quick<T: Element>(x: T) -> (T, T) {
 /// σ(s) and σ(s)·σ(−s).
 #[inline(always)]
 fn logistic<T: Element>(s: T) -> (T, T) {
-    let exp = (if s < T::ZERO { s } else { -s }).exp_nonpositive();
+    let exp = (if s < T::ZERO { s } else { -s }).exp_fused(T::ZERO);
     let above = T::ONE / (T::ONE + exp);
     let below = exp * above;
     (if s < T::ZERO { below } else { above }, above * below)

@@ -17,7 +17,7 @@ pub(crate) trait Normal: Element {
 macro_rules! horner {
     ($t:expr; $first:expr $(, $next:expr)*) => {{
         let mut sum = $first;
-        $(sum = sum * $t + $next;)*
+        $(sum = $t.mul_add(sum, $next);)*
         sum
     }};
 }
@@ -30,16 +30,12 @@ macro_rules! normal {
                 let u = self.abs();
                 let u = if u > $bound { $bound } else { u };
                 // exp takes the relative error of a square times the square: it is split into the square of a short
-                // number, which is exact, and a rest below 0.1.
-                let short = $T::from_bits(u.to_bits() & !((1 << $bits) - 1));
+                // number, which is exact, and a rest below 0.05.
+                let short = $T::from_bits((u.to_bits() + (1 << ($bits - 1))) & !((1 << $bits) - 1));
                 let rest = (short - u) * (short + u) * 0.5;
-                let series = horner!(
-                    rest;
-                    1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0
-                );
-                let exp = (short * short * -0.5).exp_nonpositive() * series;
+                let exp = (short * short * -0.5).exp_fused(rest);
                 // One division for 1/(u + k) and 1/(1 + 13u/16).
-                let (sum, slope) = (u + $k, 1.0 + 0.8125 * u);
+                let (sum, slope) = (u + $k, u.mul_add(0.8125, 1.0));
                 let inverse = 1.0 / (sum * slope);
                 let t = (u - $k) * slope * inverse;
                 let q = horner!(t; $($coefficient),*);

@@ -50,8 +50,7 @@ fn statistics<T: Element>(x: &[T], eps: f64) -> Statistics<T> {
 /// y of the module's formula.
 pub(super) fn forward<T: Element>(x: &[T], weight: &[T], bias: &[T], eps: f64) -> Vec<T> {
     let c = weight.len();
-    let task = task_len(x.len(), c);
-    let (y, _) = in_chunks(x.len(), task, |at, y: &mut [T]| {
+    let (y, _) = in_chunks(x.len(), (4 * 1024 / c).max(1) * c, |at, y: &mut [T]| {
         let x = &x[at..at + y.len()];
         vectorized(
             #[inline(always)]

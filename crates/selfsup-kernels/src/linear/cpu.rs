@@ -102,21 +102,23 @@ pub(super) fn forward<T: Activated>(
 fn transposed<T: Element>(matrix: &[T], c: usize) -> Vec<T> {
     const SIDE: usize = 16;
     let k = matrix.len() / c;
-    let (out, _) = in_chunks(matrix.len(), SIDE * k, |at, out: &mut [T]| {
-        let first = at / k;
-        let width = out.len() / k;
+    // Four lines of a row at a time, as rows lie on pages of their own.
+    let (out, _) = in_chunks(matrix.len(), 4 * SIDE * k, |at, out: &mut [T]| {
         for start in (0..k).step_by(SIDE) {
             let height = SIDE.min(k - start);
-            // Whole lines of the cache are read, and written.
-            let mut block = [[T::ZERO; SIDE]; SIDE];
-            for i in 0..height {
-                let row = &matrix[(start + i) * c + first..][..width];
-                for (block, x) in block.iter_mut().zip(row) {
-                    block[i] = *x;
+            for (first, out) in (at / k..).step_by(SIDE).zip(out.chunks_mut(SIDE * k)) {
+                let width = out.len() / k;
+                // Whole lines of the cache are read, and written.
+                let mut block = [[T::ZERO; SIDE]; SIDE];
+                for i in 0..height {
+                    let row = &matrix[(start + i) * c + first..][..width];
+                    for (block, x) in block.iter_mut().zip(row) {
+                        block[i] = *x;
+                    }
                 }
-            }
-            for (out, block) in out.chunks_exact_mut(k).zip(&block) {
-                out[start..start + height].copy_from_slice(&block[..height]);
+                for (out, block) in out.chunks_exact_mut(k).zip(&block) {
+                    out[start..start + height].copy_from_slice(&block[..height]);
+                }
             }
         }
     });

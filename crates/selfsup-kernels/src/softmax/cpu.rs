@@ -16,7 +16,7 @@ pub(super) fn softmax<T: Element>(x: &[T], d: usize) -> Vec<T> {
         |y, [x, _]| {
             let max = max(x);
             for (y, x) in y.iter_mut().zip(x) {
-                *y = (*x - max).exp_nonpositive();
+                *y = (*x - max).exp_fused(T::ZERO);
             }
             let sum = sum(
                 y,
@@ -66,7 +66,7 @@ pub(super) fn log_softmax<T: Element>(x: &[T], d: usize) -> Vec<T> {
             let sum = sum(
                 y,
                 #[inline(always)]
-                |y| y.exp_nonpositive(),
+                |y| y.exp_fused(T::ZERO),
             );
             let ln = T::from_f64(sum.ln());
             for y in y.iter_mut() {
@@ -89,7 +89,7 @@ pub(super) fn log_softmax_backward<T: Element>(y: &[T], dy: &[T], d: usize) -> V
             );
             let sum = T::from_f64(sum);
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = *dy - y.exp_nonpositive() * sum;
+                *dx = *dy - y.exp_fused(T::ZERO) * sum;
             }
         },
     )

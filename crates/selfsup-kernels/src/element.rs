@@ -54,6 +54,7 @@ element!(f64, f64::exp, |x: f64, rest: f64| x.exp() * (1.0 + rest.exp_m1()), 700
 
 /// Adding it leaves the nearest integer in the low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
+#[allow(clippy::excessive_precision)]
 const LN2_HIGH: f32 = 0.693_359_375; // ten bits: its products with n are exact
 #[allow(clippy::excessive_precision)]
 const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -180,7 +181,10 @@ mod tests {
 
     #[test]
     fn exp_takes_a_rest_along() {
-        for (x, rest) in [(0.0, -0.04), (-0.5, 0.04), (-20.25, 1e-3), (-80.0, -1e-6)] {
+        // Sums that f64 holds.
+        for (x, rest) in
+            [(0.0f64, -0.04f64), (-0.5, 0.03125), (-20.25, 0.5f64.powi(10)), (-80.0, -0.5f64.powi(20))]
+        {
             let expected = (x + rest).exp();
             let (narrow, wide) = ((x as f32).exp_fused(rest as f32), x.exp_fused(rest));
             assert!((f64::from(narrow) / expected - 1.0).abs() < 2.0 * f64::from(f32::EPSILON), "{x} {rest}");

@@ -76,7 +76,7 @@ pub fn batch_norm_train(
     if groups == 0 {
         return Err(check::parameter_error(TRAIN, "groups", "at least 1", groups));
     }
-    if groups > 1 && (x.rank() < 2 || x.dims()[0] % groups != 0) {
+    if groups > 1 && (x.rank() < 2 || !x.dims()[0].is_multiple_of(groups)) {
         let expected = format!("a first dimension of x that is a multiple of {groups} groups");
         return Err(check::shape_error(TRAIN, expected, x));
     }
@@ -95,11 +95,13 @@ pub fn batch_norm_train(
         })
     };
     let affines = statistics.iter().map(|(mean, var)| Affine::new(mean, var, config.eps)).collect();
-    let mean_of = |of: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| -> Vec<f64> {
-        let sum = |i: usize| statistics.iter().map(|s| of(s)[i]).sum::<f64>();
-        (0..c).map(|i| sum(i) / groups as f64).collect()
-    };
-    let (mean, var) = (mean_of(|(mean, _)| mean), mean_of(|(_, var)| var));
+    let mut mean = vec![0.0; c];
+    let mut var = vec![0.0; c];
+    for (own_mean, own_var) in &statistics {
+        for (sum, own) in mean.iter_mut().zip(own_mean).chain(var.iter_mut().zip(own_var)) {
+            *sum += own / groups as f64;
+        }
+    }
     let op = BatchNorm { name: TRAIN, own_statistics: true, c, config, affines };
     let y = op.apply(&x, weight, bias, residual)?;
     let statistic = |values: Vec<f64>| Tensor::from_vec(values, c, x.device())?.to_dtype(x.dtype());

@@ -26,6 +26,7 @@ macro_rules! normal {
     ($T:ident, $bits:literal, $bound:literal, $k:literal, [$($coefficient:expr),* $(,)?]) => {
         impl Normal for $T {
             #[inline(always)]
+            #[allow(clippy::excessive_precision)]
             fn normal(self) -> (Self, Self, Self) {
                 let u = self.abs();
                 let u = if u > $bound { $bound } else { u };

@@ -60,9 +60,9 @@ fn gradients_are_those_of_finite_differences() {
     for kind in KINDS {
         for scale in [1.0, 6.0] {
             let x = (random((7, 5), 1) * scale).unwrap();
-            GradCheck::f64().check(&[x.clone()], |t| gelu(&t[0], kind)).unwrap();
-            GradCheck::f64().check(&[x.clone()], |t| gelu(&t[0].t().unwrap(), kind)).unwrap();
-            GradCheck::f64().check(&[x], |t| reference(&t[0], kind)).unwrap();
+            GradCheck::f64().check(std::slice::from_ref(&x), |t| gelu(&t[0], kind)).unwrap();
+            GradCheck::f64().check(std::slice::from_ref(&x), |t| gelu(&t[0].t().unwrap(), kind)).unwrap();
+            GradCheck::f64().check(std::slice::from_ref(&x), |t| reference(&t[0], kind)).unwrap();
         }
         let x = (random_f32((100, 300), 1) * 8.0).unwrap();
         let [y, dx] = run(&x, |x| gelu(x, kind));

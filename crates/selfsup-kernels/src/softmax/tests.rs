@@ -3,7 +3,9 @@ use crate::gradcheck::GradCheck;
 use crate::testing::{assert_close, assert_same_bits, golden, random, values, with_threads};
 use candle_core::{DType, Device, Var};
 
-const BOTH: [(Softmax, fn(&Tensor) -> Result<Tensor>); 2] =
+type Function = fn(&Tensor) -> Result<Tensor>;
+
+const BOTH: [(Softmax, Function); 2] =
     [(Softmax { log: false }, softmax), (Softmax { log: true }, log_softmax)];
 
 /// The formulas in f64 without a shift, which logits of this size allow.

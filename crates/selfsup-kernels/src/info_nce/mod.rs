@@ -21,6 +21,8 @@
 //! metal_gpu` holds them against the CPU where there is one.
 
 mod cpu;
+#[cfg(any(feature = "cuda", all(test, target_os = "linux")))]
+mod cuda;
 mod explicit;
 #[cfg(feature = "metal")]
 mod launch;

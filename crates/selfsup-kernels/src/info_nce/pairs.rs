@@ -1,6 +1,8 @@
 //! Anchors against candidates, one positive each: the general InfoNCE, in one direction.
 
 use super::cpu::{LogSumExp, Rows, Softmax, Tiles};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{check_like, check_rows, check_temperature, reference, widen};
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
@@ -45,6 +47,12 @@ pub fn info_nce(
     }
     if let Some(i) = excluded.and_then(|e| (0..n).find(|&i| e[i] == positives[i])) {
         return Err(check::parameter_error(OP, "excluded", "other than the positive", positives[i]));
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::takes(anchors)? && m <= i32::MAX as usize {
+        let (positives, excluded) = (positives.to_vec(), excluded.map(<[u32]>::to_vec));
+        let form = cuda::Form::Pairs { positives, excluded };
+        return cuda::apply(OP, form, &[anchors, candidates], 1.0 / temperature);
     }
     let (anchors, candidates) = (widen(anchors)?, widen(candidates)?);
     #[cfg(feature = "metal")]

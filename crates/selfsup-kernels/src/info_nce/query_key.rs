@@ -1,6 +1,8 @@
 //! Queries against their own keys and a queue of earlier ones: MoCo's loss (He et al. 2020, arXiv:1911.05722, eq. 1).
 
 use super::cpu::{Rows, Softmax, Tiles, add_exp, dot};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::pairs::pull;
 use super::{check_like, check_rows, check_temperature, reference, widen};
 use crate::element::{Element, View, on_fast_path, slice, with_element};
@@ -29,6 +31,11 @@ pub fn info_nce_queue(queries: &Tensor, keys: &Tensor, queue: &Tensor, temperatu
     }
     check_like(OP, "queue", queries, queue)?;
     check_temperature(OP, temperature)?;
+    #[cfg(feature = "cuda")]
+    if cuda::takes(queries)? && queue.dim(0)? <= i32::MAX as usize {
+        let inputs = [queries, keys, &queue.detach()];
+        return cuda::apply(OP, cuda::Form::QueryKey, &inputs, 1.0 / temperature);
+    }
     let (q, k, queue) = (widen(queries)?, widen(keys)?, widen(&queue.detach())?);
     #[cfg(feature = "metal")]
     if super::metal::applies(&[&q, &k, &queue]) {

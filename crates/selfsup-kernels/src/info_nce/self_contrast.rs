@@ -1,6 +1,8 @@
 //! Rows of one matrix against each other: NT-Xent, the supervised contrastive loss, and any positives by a mask.
 
 use super::cpu::{LogSumExp, Rows, Softmax, Tiles, dot};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::positives::{Listed, Positives};
 use super::{check_rows, check_temperature, reference, widen};
 use crate::element::{Element, View, on_fast_path, slice, with_element};
@@ -75,6 +77,10 @@ pub fn sup_con_mask(z: &Tensor, mask: &Tensor, temperature: f64) -> Result<Tenso
 
 fn apply(op: &'static str, z: &Tensor, positives: Positives, temperature: f64) -> Result<Tensor> {
     check_temperature(op, temperature)?;
+    #[cfg(feature = "cuda")]
+    if cuda::takes(z)? {
+        return cuda::apply(op, cuda::Form::SelfContrast(positives), &[z], 1.0 / temperature);
+    }
     let z = widen(z)?;
     #[cfg(feature = "metal")]
     if super::metal::applies(&[&z]) {

@@ -1,6 +1,8 @@
 //! Two towers, both directions, a learnable scale: CLIP's loss (Radford et al. 2021, arXiv:2103.00020, figure 3).
 
 use super::cpu::{LogSumExp, Rows, Softmax, Tiles, dot};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::pairs::pull;
 use super::{MIN_TEMPERATURE, check_like, check_rows, reference, widen};
 use crate::element::{Element, View, on_fast_path, slice, with_element};
@@ -35,6 +37,10 @@ pub fn two_tower(a: &Tensor, b: &Tensor, scale: &Tensor) -> Result<Tensor> {
     let value = scale.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     if !(value > 0.0 && value <= 1.0 / MIN_TEMPERATURE) {
         return Err(check::parameter_error(OP, "scale", "above 0 and at most 1e6", value));
+    }
+    #[cfg(feature = "cuda")]
+    if cuda::takes(a)? {
+        return cuda::apply(OP, cuda::Form::TwoTower, &[a, b, scale], value);
     }
     let (a, b, scale) = (widen(a)?, widen(b)?, widen(scale)?);
     #[cfg(feature = "metal")]

@@ -68,9 +68,10 @@ impl Emulator {
 
 fn compiler() -> Option<String> {
     let named = std::env::var("CXX").ok();
-    named.into_iter().chain(["c++", "g++", "clang++"].map(String::from)).find(|name| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    })
+    named
+        .into_iter()
+        .chain(["c++", "g++", "clang++"].map(String::from))
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
 }
 
 fn load(compiler: &str) -> Library {

@@ -12,7 +12,7 @@ use candle_core::Result;
 use std::collections::HashMap;
 
 /// Which loss, with what it needs beside the matrices.
-pub(super) enum Form {
+pub(in crate::info_nce) enum Form {
     /// Of one matrix.
     SelfContrast(Positives),
     /// Of anchors and candidates.
@@ -41,6 +41,15 @@ pub(super) struct Inputs {
 pub(super) type Gradients<B> = [Option<B>; 3];
 
 impl Form {
+    /// How many matrices it is of.
+    pub(super) fn matrices(&self) -> usize {
+        match self {
+            Form::SelfContrast(_) => 1,
+            Form::Pairs { .. } | Form::TwoTower => 2,
+            Form::QueryKey => 3,
+        }
+    }
+
     /// The loss, one f32.
     pub(super) fn forward<G: Gpu>(
         &self,
@@ -117,8 +126,7 @@ impl Form {
                 let itself = passes.shifted(n, 0)?;
                 let softmax = passes.softmax(n, &saved.lse, Weights::Each(&groups.weights), None)?;
                 let half = |left_out| Half { softmax: Some(&softmax), left_out };
-                let sums =
-                    passes.weighted_sums(z, z, half([Some(&itself), None]), half([None; 2]))?;
+                let sums = passes.weighted_sums(z, z, half([Some(&itself), None]), half([None; 2]))?;
                 let vectors = groups.sums(passes, z)?;
                 let pull = Pull {
                     vectors: Vectors::Plain(&vectors),
@@ -158,7 +166,8 @@ impl Form {
                 let sums =
                     passes.weighted_sums(q, queue, queries, Half { softmax: None, left_out: [None; 2] })?;
                 let pulls = softmax.pulls()?;
-                let pull = |of| Pull { vectors: Vectors::Of(of), which: Which::Same, pulls, other_pulls: None };
+                let pull =
+                    |of| Pull { vectors: Vectors::Of(of), which: Which::Same, pulls, other_pulls: None };
                 let (dq, _) = passes.finish(q, Some(&sums), pull(k), grad, false)?;
                 let dk = match inputs.wanted[1] {
                     true => Some(passes.finish(k, None, pull(q), grad, false)?.0),

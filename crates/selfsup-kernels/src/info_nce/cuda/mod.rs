@@ -21,4 +21,6 @@ mod tests;
 mod tiles;
 
 #[cfg(feature = "cuda")]
-pub(super) use device::{info_nce, info_nce_queue, self_contrast, two_tower};
+pub(super) use device::{apply, takes};
+#[cfg(feature = "cuda")]
+pub(super) use forms::Form;

@@ -171,13 +171,23 @@ impl<'g, G: Gpu> Passes<'g, G> {
     }
 
     /// With a thread for each of `rows`.
-    pub(super) fn launch_rows(&self, kernel: &str, rows: usize, arguments: &mut [Argument<'_, G::Buffer>]) -> Result<()> {
+    pub(super) fn launch_rows(
+        &self,
+        kernel: &str,
+        rows: usize,
+        arguments: &mut [Argument<'_, G::Buffer>],
+    ) -> Result<()> {
         let grid = [rows.div_ceil(THREADS), 1];
         self.gpu.launch(Launch { kernel, grid, threads: THREADS, shared: 0 }, arguments)
     }
 
     /// With a warp for each of `rows`.
-    pub(super) fn launch_warps(&self, kernel: &str, rows: usize, arguments: &mut [Argument<'_, G::Buffer>]) -> Result<()> {
+    pub(super) fn launch_warps(
+        &self,
+        kernel: &str,
+        rows: usize,
+        arguments: &mut [Argument<'_, G::Buffer>],
+    ) -> Result<()> {
         let grid = [rows.div_ceil(WARP_ROWS), 1];
         self.gpu.launch(Launch { kernel, grid, threads: THREADS, shared: 0 }, arguments)
     }

@@ -7,6 +7,7 @@
 // or a matrix row that is not aligned or outside of its memory.
 #pragma once
 #include <cmath>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -48,6 +49,8 @@ enum class Wait { None, Warp, Block, Done };
 
 struct Thread {
     ucontext_t context;
+    jmp_buf point;
+    bool entered;
     std::unique_ptr<unsigned char[]> stack;
     Dim index;
     Wait wait = Wait::None;
@@ -75,7 +78,7 @@ struct Shuffle {
 
 constexpr size_t STACK = 256 * 1024;
 
-inline ucontext_t scheduler;
+inline jmp_buf scheduler_point;
 inline std::vector<Thread> threads;
 inline Thread *running;
 inline Dim block_index, block_size, grid_size;
@@ -106,9 +109,18 @@ inline bool in_allocation(const void *pointer, size_t bytes) {
     return at + bytes <= next->first + next->second;
 }
 
+// A fibre is entered by setcontext, and left and taken up again by longjmp, which makes no system call.
 inline void pause(Wait wait) {
     running->wait = wait;
-    swapcontext(&running->context, &scheduler);
+    if (_setjmp(running->point) == 0) _longjmp(scheduler_point, 1);
+}
+
+inline void resume(Thread *t) {
+    running = t;
+    if (_setjmp(scheduler_point) != 0) return;
+    if (t->entered) _longjmp(t->point, 1);
+    t->entered = true;
+    setcontext(&t->context);
 }
 
 inline void warp_wide(Instruction instruction, void *operands) {
@@ -190,8 +202,7 @@ inline void run_warp(Thread *warp) {
     while (fault.empty()) {
         for (Thread *t = warp; t < warp + 32; t++) {
             if (t->wait != Wait::None) continue;
-            running = t;
-            swapcontext(&scheduler, &t->context);
+            resume(t);
         }
         int waiting = 0;
         for (Thread *t = warp; t < warp + 32; t++) waiting += t->wait == Wait::Warp;
@@ -213,6 +224,7 @@ inline void run_warp(Thread *warp) {
 inline void enter() {
     body();
     running->wait = Wait::Done;
+    _longjmp(scheduler_point, 1);
 }
 
 inline void run_block(std::mt19937 &order) {
@@ -228,7 +240,8 @@ inline void run_block(std::mt19937 &order) {
         getcontext(&t.context);
         t.context.uc_stack.ss_sp = t.stack.get();
         t.context.uc_stack.ss_size = STACK;
-        t.context.uc_link = &scheduler;
+        t.context.uc_link = nullptr;
+        t.entered = false;
         makecontext(&t.context, enter, 0);
     }
     if (shared_size > 0) std::memset(shared(), 0xff, shared_size);

@@ -147,3 +147,176 @@ fn nt_xent_of_any_size() {
         }
     }
 }
+
+#[test]
+fn unit_vectors_that_bf16_holds_lose_nothing_in_the_forward_pass() {
+    // ±1 in 4ᵏ columns has a norm of 2ᵏ.
+    for (n, d) in [(6, 16), (150, 64), (70, 256)] {
+        for temperature in TEMPERATURES {
+            let signs = random_f32((n, d), 3).sign().unwrap();
+            let z = [signs];
+            for precision in [Precision::Split, Precision::Bf16] {
+                let case = Case::new(Form::SelfContrast(Positives::OtherView), &z, temperature);
+                let case = Case { precision, slice_tiles: 1, ..case };
+                let Some(got) = case.run() else { return };
+                let expected = case.expected();
+                // f32's rounding of logits up to 1/τ.
+                let tolerance = 3e-7 * (1.0 + case.scale);
+                assert!((got.loss - expected.loss).abs() < tolerance, "{}, {}", got.loss, expected.loss);
+                // The gradient's weights are rounded to 9 or 17 bits, their sum being at most 2.
+                case.check_to(tolerance + 2.0 * if precision == Precision::Bf16 { 2e-3 } else { 8e-6 });
+            }
+        }
+    }
+}
+
+#[test]
+fn labels_of_any_size() {
+    let cycle = |n: u32, labels: u32| (0..n).map(|i| i * i % labels).collect::<Vec<_>>();
+    for labels in [vec![7], vec![0, 1], vec![5; 4], vec![0, 0, 0, 1, 1, 9, 4_000_000_000], cycle(140, 11)] {
+        for temperature in TEMPERATURES {
+            let z = [random_f32((labels.len(), 40), 8)];
+            for precision in [Precision::Split, Precision::Bf16] {
+                let positives = Positives::SameLabel(labels.clone());
+                let case = Case::new(Form::SelfContrast(positives), &z, temperature);
+                Case { precision, slice_tiles: 1, ..case }.check();
+            }
+        }
+    }
+}
+
+/// Positives and excluded columns, several anchors to a candidate.
+fn lists(n: u32, m: u32) -> (Vec<u32>, Vec<u32>) {
+    let positives: Vec<u32> = (0..n).map(|i| i * 7 % m.min(50)).collect();
+    let excluded = positives.iter().enumerate().map(|(i, p)| (p + 1 + i as u32 % (m - 1)) % m).collect();
+    (positives, excluded)
+}
+
+#[test]
+fn anchors_and_candidates_of_any_size() {
+    for (n, m, d) in [(1, 2, 5), (3, 2, 1), (1, 140, 30), (140, 3, 64), (65, 64, 20), (150, 129, 100)] {
+        for temperature in TEMPERATURES {
+            let matrices = [random_f32((n, d), 1), random_f32((m, d), 2)];
+            let (positives, excluded) = lists(n as u32, m as u32);
+            for excluded in [None, Some(excluded)] {
+                for precision in [Precision::Split, Precision::Bf16] {
+                    let form = Form::Pairs { positives: positives.clone(), excluded: excluded.clone() };
+                    let case = Case::new(form, &matrices, temperature);
+                    Case { precision, slice_tiles: 1, ..case }.check();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_single_candidate_leaves_no_choice() {
+    let matrices = [random_f32((3, 5), 1), random_f32((1, 5), 2)];
+    for temperature in TEMPERATURES {
+        Case::new(Form::Pairs { positives: vec![0; 3], excluded: None }, &matrices, temperature).check();
+    }
+}
+
+#[test]
+fn queries_and_a_queue_of_any_size() {
+    for (n, m, d) in [(1, 1, 1), (3, 130, 40), (140, 5, 64), (66, 65, 150)] {
+        for temperature in TEMPERATURES {
+            let matrices = [random_f32((n, d), 1), random_f32((n, d), 2), random_f32((m, d), 3)];
+            for precision in [Precision::Split, Precision::Bf16] {
+                let case = Case::new(Form::QueryKey, &matrices, temperature);
+                Case { precision, slice_tiles: 1, ..case }.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn two_towers_of_any_size() {
+    for (n, d) in [(1, 3), (2, 64), (67, 20), (130, 70)] {
+        for temperature in TEMPERATURES {
+            let matrices = [random_f32((n, d), 1), random_f32((n, d), 2)];
+            for precision in [Precision::Split, Precision::Bf16] {
+                let case = Case::new(Form::TwoTower, &matrices, temperature);
+                Case { precision, slice_tiles: 1, ..case }.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_zeros_are_defined_and_stay() {
+    for temperature in TEMPERATURES {
+        let mut numbers = values(&random_f32((70, 6), 3));
+        numbers[6..12].fill(0.0);
+        numbers[390..396].fill(0.0);
+        let z = Tensor::from_vec(numbers, (70, 6), &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        for z in [z.clone(), z.zeros_like().unwrap()] {
+            let matrices = [z];
+            let case = Case::new(Form::SelfContrast(Positives::OtherView), &matrices, temperature);
+            case.check();
+            let Some(got) = case.run() else { return };
+            assert!(got.gradients[0].as_ref().unwrap()[6..12].iter().all(|g| *g == 0.0));
+        }
+    }
+}
+
+#[test]
+fn vectors_of_any_length_and_logits_that_overflow_exp() {
+    for (temperature, length) in [(1e-3, 1.0), (0.5, 1e15), (0.5, 1e-15), (0.02, 1e-30)] {
+        let z = [(random_f32((20, 3), 7) * length).unwrap()];
+        Case::new(Form::SelfContrast(Positives::OtherView), &z, temperature).check();
+    }
+    let z = [random_f32((20, 3), 7)];
+    let Some(got) = Case::new(Form::SelfContrast(Positives::OtherView), &z, 1e-6).run() else { return };
+    let gradient = got.gradients[0].as_ref().unwrap();
+    assert!(got.loss.is_finite() && gradient.iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn no_number_comes_out_where_none_went_in() {
+    for temperature in TEMPERATURES {
+        for bad in [f64::NAN, f64::INFINITY] {
+            for n in [2, 8, 130] {
+                let mut numbers = values(&random_f32((n, 3), 3));
+                numbers[4] = bad;
+                let z = [Tensor::from_vec(numbers, (n, 3), &Device::Cpu).unwrap()];
+                let case = Case::new(Form::SelfContrast(Positives::OtherView), &z, temperature);
+                let Some(got) = case.run() else { return };
+                assert!(got.loss.is_nan(), "{bad}, {n} rows, temperature {temperature}: {}", got.loss);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_in_any_order_of_blocks_and_warps() {
+    let matrices = [random_f32((150, 40), 1), random_f32((150, 40), 2)];
+    for temperature in TEMPERATURES {
+        let run = |seed| {
+            let case = Case::new(Form::TwoTower, &matrices, temperature);
+            Case { seed, slice_tiles: 1, ..case }.run()
+        };
+        let (Some(one), Some(two)) = (run(1), run(2)) else { return };
+        assert_eq!(one.loss.to_bits(), two.loss.to_bits());
+        assert_eq!(one.gradients, two.gradients);
+    }
+}
+
+#[test]
+fn the_emulator_finds_a_lane_that_is_not_there() {
+    let Some(gpu) = Emulator::new(1) else { return };
+    // Half a warp: its sums over the warp have nobody to meet.
+    let memory = gpu.upload(&[0; 64]).unwrap();
+    let mut out = gpu.allocate(4).unwrap();
+    let launch = super::launch::Launch { kernel: "total", grid: [1, 1], threads: 32, shared: 0 };
+    let arguments = &mut [
+        super::launch::Argument::In(&memory),
+        super::launch::Argument::U32(1),
+        super::launch::Argument::In(&memory),
+    ];
+    let error = gpu.launch(launch, arguments).unwrap_err().to_string();
+    assert!(error.contains("total takes 4 arguments"), "{error}");
+    let launch = super::launch::Launch { kernel: "none", grid: [1, 1], threads: 32, shared: 0 };
+    let error = gpu.launch(launch, &mut [super::launch::Argument::Out(&mut out)]).unwrap_err().to_string();
+    assert!(error.contains("no kernel none"), "{error}");
+}

@@ -3,7 +3,6 @@
 //! candle's backward pass takes the rows and the columns that no window reaches to be equally many. So the image
 //! is padded here and cut to what the windows see.
 
-use super::Epilogue;
 use super::geometry::Geometry;
 use crate::Result;
 use candle_core::Tensor;
@@ -16,22 +15,6 @@ pub(super) fn conv2d(x: &Tensor, weight: &Tensor, g: &Geometry) -> Result<Tensor
     let weight = weight.permute((3, 2, 0, 1))?.contiguous()?;
     let y = x.conv2d(&weight, 0, g.stride, g.dilation, g.groups)?;
     Ok(y.permute((0, 2, 3, 1))?.contiguous()?)
-}
-
-pub(super) fn conv2d_with(
-    x: &Tensor,
-    weight: &Tensor,
-    epilogue: Epilogue<'_>,
-    g: &Geometry,
-) -> Result<Tensor> {
-    let mut y = conv2d(x, weight, g)?;
-    if let Some(bias) = epilogue.bias {
-        y = y.broadcast_add(bias)?;
-    }
-    if let Some(residual) = epilogue.residual {
-        y = (y + residual)?;
-    }
-    if epilogue.relu { crate::relu(&y) } else { Ok(y) }
 }
 
 /// The convolution, with the weight's taps in reverse, of x with s − 1 zeros between its pixels. `g` is the

@@ -149,7 +149,7 @@ proptest! {
         let run = |t: &[Tensor], plain: bool| -> Result<Tensor> {
             let epilogue = Epilogue { bias: bias.then_some(&t[2]), residual: residual.then_some(&t[3]), relu };
             if plain {
-                reference::conv2d_with(&t[0], &t[1], epilogue, &Geometry::new(&t[0], &t[1], config)?)
+                epilogue.apply(&reference::conv2d(&t[0], &t[1], &Geometry::new(&t[0], &t[1], config)?)?)
             } else {
                 conv2d_with(&t[0], &t[1], epilogue, config)
             }

@@ -16,8 +16,8 @@ use std::sync::OnceLock;
 ///
 /// An anchor's positive is its other view; every other row but itself is a negative. f64 is computed in f64, any
 /// narrower type in f32. A row of zeros has similarity 0 to all and gets no gradient. NaN and infinite input
-/// gives NaN. For n = 1 loss and gradient are 0. The CPU and, in f32 with the feature `metal`, Apple GPUs from the M1 on
-/// need O(n·d) memory beside z; other devices run in candle's operations and hold the (2n)² similarities.
+/// gives NaN. For n = 1 loss and gradient are 0. The CPU, and CUDA and Apple GPUs with their features (see the
+/// [module](super)), need O(n·d) memory beside z; other devices run in candle's operations and hold the (2n)² similarities.
 ///
 /// # Errors
 /// z that is not `[2n, d]` with n, d ≥ 1; an integer dtype; a temperature that is not finite or below

@@ -254,6 +254,9 @@ impl CustomOp3 for Fused {
     }
 }
 
+/// By the GPU's number, and whether it is that of the tiles.
+type Modules = HashMap<(usize, bool), Arc<CudaModule>>;
+
 /// A device, and the stream that its tensors are worked on in.
 struct Cuda {
     device: CudaDevice,
@@ -276,7 +279,7 @@ impl Cuda {
 
     /// The kernels' machine code, loaded once for each GPU.
     fn module(&self, kernel: &str) -> candle_core::Result<Arc<CudaModule>> {
-        static MODULES: Mutex<Option<HashMap<(usize, bool), Arc<CudaModule>>>> = Mutex::new(None);
+        static MODULES: Mutex<Option<Modules>> = Mutex::new(None);
         let of_tiles = kernel.ends_with("_bound") || kernel.ends_with("_online");
         let context = self.stream.context();
         let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);

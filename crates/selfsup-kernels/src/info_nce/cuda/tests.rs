@@ -4,7 +4,7 @@
 use super::emulator::Emulator;
 use super::forms::{Form, Inputs};
 use super::launch::{Address, Gpu};
-use super::tiles::{Matrix, Passes, Precision};
+use super::tiles::{Matrix, Passes, Precision, shared_bytes};
 use crate::info_nce::positives::Positives;
 use crate::testing::{random_f32, values};
 use crate::{Result, info_nce as cpu};
@@ -34,6 +34,7 @@ impl<'a> Case<'a> {
     /// By the kernels. None without a C++ compiler.
     fn run(&self) -> Option<Results> {
         let gpu = Emulator::new(self.seed)?;
+        assert_eq!(self.form.matrices(), self.matrices.len());
         let bits = |t: &Tensor| values(t).into_iter().map(|x| (x as f32).to_bits()).collect::<Vec<_>>();
         let memory: Vec<_> = self.matrices.iter().map(|m| gpu.upload(&bits(m)).unwrap()).collect();
         let d = self.matrices[0].dim(1).unwrap();
@@ -319,4 +320,14 @@ fn the_emulator_finds_a_lane_that_is_not_there() {
     let launch = super::launch::Launch { kernel: "none", grid: [1, 1], threads: 32, shared: 0 };
     let error = gpu.launch(launch, &mut [super::launch::Argument::Out(&mut out)]).unwrap_err().to_string();
     assert!(error.contains("no kernel none"), "{error}");
+}
+
+#[test]
+fn every_width_fits_the_shared_memory_of_hopper() {
+    for d in 1..=256 {
+        for precision in [Precision::Split, Precision::Bf16] {
+            assert!(shared_bytes(d, precision).unwrap() <= 227 * 1024, "{d}, {precision:?}");
+        }
+    }
+    assert!(shared_bytes(257, Precision::Bf16).is_none());
 }

@@ -3,7 +3,7 @@
 
 use super::emulator::Emulator;
 use super::forms::{Form, Inputs};
-use super::launch::{Address, Gpu};
+use super::launch::{Address, Argument, Gpu, Launch};
 use super::tiles::{Matrix, Passes, Precision, shared_bytes};
 use crate::info_nce::positives::Positives;
 use crate::testing::{random_f32, values};
@@ -290,6 +290,20 @@ fn no_number_comes_out_where_none_went_in() {
 }
 
 #[test]
+fn a_slice_of_nothing_but_nan_is_not_passed_over() {
+    // The last candidate has a slice of its own, and is nobody's positive.
+    let mut numbers = values(&random_f32((65, 3), 2));
+    numbers[64 * 3] = f64::NAN;
+    let matrices = [random_f32((4, 3), 1), Tensor::from_vec(numbers, (65, 3), &Device::Cpu).unwrap()];
+    for temperature in TEMPERATURES {
+        let form = Form::Pairs { positives: vec![0, 1, 2, 3], excluded: None };
+        let case = Case::new(form, &matrices, temperature);
+        let Some(got) = (Case { slice_tiles: 1, ..case }).run() else { return };
+        assert!(got.loss.is_nan(), "temperature {temperature}: {}", got.loss);
+    }
+}
+
+#[test]
 fn the_same_bits_in_any_order_of_blocks_and_warps() {
     let matrices = [random_f32((150, 40), 1), random_f32((150, 40), 2)];
     for temperature in TEMPERATURES {
@@ -304,21 +318,13 @@ fn the_same_bits_in_any_order_of_blocks_and_warps() {
 }
 
 #[test]
-fn the_emulator_finds_a_lane_that_is_not_there() {
+fn a_launch_that_does_not_fit_its_kernel_is_refused() {
     let Some(gpu) = Emulator::new(1) else { return };
-    // Half a warp: its sums over the warp have nobody to meet.
     let memory = gpu.upload(&[0; 64]).unwrap();
-    let mut out = gpu.allocate(4).unwrap();
-    let launch = super::launch::Launch { kernel: "total", grid: [1, 1], threads: 32, shared: 0 };
-    let arguments = &mut [
-        super::launch::Argument::In(&memory),
-        super::launch::Argument::U32(1),
-        super::launch::Argument::In(&memory),
-    ];
-    let error = gpu.launch(launch, arguments).unwrap_err().to_string();
+    let launch = |kernel| Launch { kernel, grid: [1, 1], threads: 32, shared: 0 };
+    let error = gpu.launch(launch("total"), &mut [Argument::In(&memory)]).unwrap_err().to_string();
     assert!(error.contains("total takes 4 arguments"), "{error}");
-    let launch = super::launch::Launch { kernel: "none", grid: [1, 1], threads: 32, shared: 0 };
-    let error = gpu.launch(launch, &mut [super::launch::Argument::Out(&mut out)]).unwrap_err().to_string();
+    let error = gpu.launch(launch("none"), &mut [Argument::In(&memory)]).unwrap_err().to_string();
     assert!(error.contains("no kernel none"), "{error}");
 }
 

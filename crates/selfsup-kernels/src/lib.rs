@@ -50,8 +50,8 @@ mod max_pool2d;
 mod normalize_u8;
 mod output;
 mod relu;
-mod scratch;
 mod resize_bilinear;
+mod scratch;
 mod simd;
 mod softmax;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use super::launch::{Argument, Contrast, Device, Gradients, Scale, THREADS};
 use super::positives::Positives;
+use super::reference;
 use super::roles::Role;
 use crate::Result;
 use candle_core::backend::BackendStorage;
@@ -41,7 +42,7 @@ pub(super) fn applies(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(fits) && pipelines(device).is_some()
 }
 
-/// nt_xent and sup_con of z `[n, d]`.
+/// nt_xent and sup_con of z `[n, d]`; lists of positives have no kernel here.
 pub(super) fn self_contrast(
     name: &'static str,
     z: &Tensor,
@@ -51,6 +52,7 @@ pub(super) fn self_contrast(
     let roles = match positives {
         Positives::OtherView => Role::other_views(z.dim(0)?),
         Positives::SameLabel(labels) => Role::same_labels(labels),
+        Positives::Listed(_) => return reference::self_contrast(z, positives, temperature),
     };
     Ok(z.contiguous()?.apply_op1(Fused::new(name, Form::Itself(roles), Some(temperature)))?)
 }

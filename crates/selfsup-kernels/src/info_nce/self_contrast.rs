@@ -78,7 +78,7 @@ pub fn sup_con_mask(z: &Tensor, mask: &Tensor, temperature: f64) -> Result<Tenso
 fn apply(op: &'static str, z: &Tensor, positives: Positives, temperature: f64) -> Result<Tensor> {
     check_temperature(op, temperature)?;
     #[cfg(feature = "cuda")]
-    if cuda::takes(z)? {
+    if !matches!(positives, Positives::Listed(_)) && cuda::takes(z)? {
         return cuda::apply(op, cuda::Form::SelfContrast(positives), &[z], 1.0 / temperature);
     }
     let z = widen(z)?;

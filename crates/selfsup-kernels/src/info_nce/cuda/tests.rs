@@ -70,6 +70,7 @@ impl<'a> Case<'a> {
         let temperature = 1.0 / self.scale;
         let loss: Result<Tensor> = match &self.form {
             Form::SelfContrast(Positives::OtherView) => cpu::nt_xent(&vars[0], temperature),
+            Form::SelfContrast(Positives::Listed(_)) => unreachable!("lists have no kernel"),
             Form::SelfContrast(Positives::SameLabel(labels)) => cpu::sup_con(&vars[0], labels, temperature),
             Form::Pairs { positives, excluded } => {
                 cpu::info_nce(&vars[0], &vars[1], positives, excluded.as_deref(), temperature)

@@ -61,10 +61,10 @@ pub(super) fn blocks<T: Element>(arch: Arch, groups: usize, group_k: usize) -> V
     blocks
 }
 
-/// Runs `$run::<S, M, N>` with as many rows M as the registers hold beside N vectors across.
+/// Evaluates an expression with the constants N, the vectors across, and M, as many rows as the registers then hold.
 macro_rules! with_block {
     ($S:ident, $vectors:expr, $M:ident, $N:ident => $body:expr) => {
-        match (S::REGISTER_COUNT, $vectors) {
+        match (<$S as Simd>::REGISTER_COUNT, $vectors) {
             (32.., 4) => $crate::conv2d::microkernel::block!($M = 6, $N = 4, $body),
             (32.., 3) => $crate::conv2d::microkernel::block!($M = 8, $N = 3, $body),
             (32.., 2) => $crate::conv2d::microkernel::block!($M = 12, $N = 2, $body),
@@ -89,7 +89,7 @@ pub(super) struct BlockFinish<T> {
     pub accumulate: bool,
     /// Added to every row; null for nothing.
     pub bias: *const T,
-    /// From an output's place to its residual's, in numbers; `None` for no residual.
+    /// Added, number for number of y.
     pub residual: Option<*const T>,
     /// Whether numbers below 0 become 0 then.
     pub relu: bool,

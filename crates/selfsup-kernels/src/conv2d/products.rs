@@ -24,8 +24,7 @@ const TASK_PIXELS: usize = 96;
 /// Tasks wanted: enough for load balance on 16 cores.
 const TASKS: usize = 64;
 
-/// The weights of one convolution, `[taps, depth, k]` per group, as a function of their place: each kind of product
-/// packs its own.
+/// A sum of products over taps; its weights come with [`Products::compute`].
 pub(super) struct Products<'a, T> {
     /// Where the taps read.
     pub taps: &'a Taps,
@@ -34,6 +33,7 @@ pub(super) struct Products<'a, T> {
     /// Groups, and columns of each.
     pub groups: usize,
     pub group_k: usize,
+    /// What is done to the sums.
     pub finish: Finish<'a, T>,
 }
 

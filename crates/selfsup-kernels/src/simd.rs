@@ -62,6 +62,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn sum<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// x where it is above 0 or NaN, else 0.
     fn relu<S: Simd>(simd: S, x: Self::Vector<S>) -> Self::Vector<S>;
+    /// The sum of the lanes.
+    fn total<S: Simd>(simd: S, x: Self::Vector<S>) -> Self;
     /// As many numbers as the slice has, at most a vector, and zeros behind them.
     fn load_part<S: Simd>(simd: S, from: &[Self]) -> Self::Vector<S>;
     /// As many numbers as fit the slice, which is at most a vector long.
@@ -69,7 +71,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
 }
 
 macro_rules! lanes {
-    ($T:ident, $vector:ident, $splat:ident, $mul_add:ident, $add:ident, $less:ident, $select:ident, $load:ident, $store:ident) => {
+    ($T:ident, $vector:ident, $splat:ident, $mul_add:ident, $add:ident, $less:ident, $select:ident, $total:ident, $load:ident, $store:ident) => {
         impl Lanes for $T {
             type Vector<S: Simd> = S::$vector;
             #[inline(always)]
@@ -90,6 +92,10 @@ macro_rules! lanes {
                 simd.$select(simd.$less(x, zero), zero, x)
             }
             #[inline(always)]
+            fn total<S: Simd>(simd: S, x: S::$vector) -> Self {
+                simd.$total(x)
+            }
+            #[inline(always)]
             fn load_part<S: Simd>(simd: S, from: &[Self]) -> S::$vector {
                 simd.$load(from)
             }
@@ -108,6 +114,7 @@ lanes!(
     add_f32s,
     less_than_or_equal_f32s,
     select_f32s,
+    reduce_sum_f32s,
     partial_load_f32s,
     partial_store_f32s
 );
@@ -119,6 +126,7 @@ lanes!(
     add_f64s,
     less_than_or_equal_f64s,
     select_f64s,
+    reduce_sum_f64s,
     partial_load_f64s,
     partial_store_f64s
 );

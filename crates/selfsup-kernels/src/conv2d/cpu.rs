@@ -1,5 +1,6 @@
 //! Convolution and its gradients on the CPU: which sums of products each of them is.
 
+use super::few_pixels;
 use super::geometry::Geometry;
 use super::products::Products;
 use super::taps::Taps;
@@ -65,8 +66,11 @@ pub(super) fn forward<T: Element>(
     finish: Finish<'_, T>,
 ) -> Vec<T> {
     match path {
-        Path::Depthwise => super::depthwise::forward(g, x, weight, finish),
+        Path::Depthwise => super::depthwise::forward(arch, g, x, weight, finish),
         Path::Winograd => winograd::forward(arch, g, x, weight, finish),
+        Path::Direct if g.n * g.out_h * g.out_w <= few_pixels::MOST => {
+            few_pixels::forward(arch, g, x, weight, finish)
+        }
         Path::Direct => {
             let (x, taps) = source(g, x);
             let pack =
@@ -91,8 +95,11 @@ pub(super) fn backward_input<T: Element>(
     weight: &[T],
 ) -> Vec<T> {
     match path {
-        Path::Depthwise => super::depthwise::backward_input(g, dy, weight),
+        Path::Depthwise => super::depthwise::backward_input(arch, g, dy, weight),
         Path::Winograd => winograd::backward_input(arch, g, dy, weight),
+        Path::Direct if g.n * g.h * g.w <= few_pixels::MOST => {
+            few_pixels::backward_input(arch, g, dy, weight)
+        }
         Path::Direct => {
             let taps = Taps::backward(g);
             let pack =
@@ -109,7 +116,7 @@ pub(super) fn backward_input<T: Element>(
 /// dweight[a, b, c, k] = Σ over output pixels of x at the tap · dy.
 pub(super) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     match path {
-        Path::Depthwise => super::depthwise::backward_weight(g, x, dy),
+        Path::Depthwise => super::depthwise::backward_weight(arch, g, x, dy),
         Path::Winograd => winograd::backward_weight(arch, g, x, dy),
         Path::Direct => {
             let (x, taps) = source(g, x);

@@ -133,11 +133,6 @@ impl Geometry {
         Shape::from((self.n, self.out_h, self.out_w, self.k))
     }
 
-    /// Output pixels of the whole batch: the rows of the matrix products.
-    pub(super) fn rows(&self) -> usize {
-        self.n * self.out_h * self.out_w
-    }
-
     /// Numbers in the weight.
     pub(super) fn weights(&self) -> usize {
         self.taps() * self.group_c() * self.k
@@ -161,13 +156,5 @@ impl Geometry {
     /// Whether each channel out sees one channel in.
     pub(super) fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.groups == self.c && self.groups == self.k
-    }
-
-    /// The input pixels (row, column) that a tap sees from the output pixel (i, j), if it is in the image.
-    #[inline(always)]
-    pub(super) fn source(&self, i: usize, j: usize, a: usize, b: usize) -> Option<(usize, usize)> {
-        let row = (i * self.stride + a * self.dilation).checked_sub(self.pad_h)?;
-        let column = (j * self.stride + b * self.dilation).checked_sub(self.pad_w)?;
-        (row < self.h && column < self.w).then_some((row, column))
     }
 }

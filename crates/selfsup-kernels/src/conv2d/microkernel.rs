@@ -152,9 +152,15 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
 impl<T: Element> BlockFinish<T> {
     /// Of a block of columns: the bias is its own.
     pub(super) fn new(finish: Finish<'_, T>, block: &Block) -> Self {
+        let bias = finish.bias.map(|b| &b[block.column..][..block.width]);
+        Self::of_all(Finish { bias, ..finish })
+    }
+
+    /// Of all columns.
+    pub(super) fn of_all(finish: Finish<'_, T>) -> Self {
         Self {
             accumulate: false,
-            bias: finish.bias.map_or(std::ptr::null(), |b| b[block.column..][..block.width].as_ptr()),
+            bias: finish.bias.map_or(std::ptr::null(), <[T]>::as_ptr),
             residual: finish.residual.map(<[T]>::as_ptr),
             relu: finish.relu,
         }
@@ -255,7 +261,7 @@ pub(super) unsafe fn load<S: Simd, T: Lanes>(from: *const T) -> T::Vector<S> {
 }
 
 #[inline(always)]
-fn read<S: Simd, T: Element>(simd: S, from: &[T]) -> T::Vector<S> {
+pub(super) fn read<S: Simd, T: Element>(simd: S, from: &[T]) -> T::Vector<S> {
     if from.len() == T::lanes::<S>() {
         // SAFETY: the slice is a vector long.
         unsafe { load::<S, T>(from.as_ptr()) }
@@ -265,7 +271,7 @@ fn read<S: Simd, T: Element>(simd: S, from: &[T]) -> T::Vector<S> {
 }
 
 #[inline(always)]
-fn write<S: Simd, T: Element>(simd: S, to: &mut [T], x: T::Vector<S>) {
+pub(super) fn write<S: Simd, T: Element>(simd: S, to: &mut [T], x: T::Vector<S>) {
     if to.len() == T::lanes::<S>() {
         // SAFETY: the slice is a vector long.
         unsafe { to.as_mut_ptr().cast::<T::Vector<S>>().write_unaligned(x) }

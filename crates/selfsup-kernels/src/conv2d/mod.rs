@@ -11,6 +11,7 @@ mod cpu;
 #[cfg(feature = "cudnn")]
 mod cuda;
 mod depthwise;
+mod few_pixels;
 mod geometry;
 mod microkernel;
 mod products;

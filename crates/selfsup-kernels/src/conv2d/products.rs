@@ -57,12 +57,13 @@ impl<'a, T: Element> Products<'a, T> {
         let plan = self.plan(arch);
         let weights = self.packed(&plan, pack);
         let k = self.groups * self.group_k;
-        let positions = taps.positions();
+        let (positions, classes) = taps.positions();
         let pixels = self.n * positions.len();
         let mut y = Vec::with_capacity(pixels * k);
         let out = Shared::new(y.as_mut_ptr());
-        // Images are the inner index where they fill the rows of a block, else positions are.
-        let images_inside = self.n >= MAX_ROWS;
+        // The rows of a block are one position of many images where positions differ in the taps that they see, and
+        // neighbours, whose outputs are neighbours too, where they do not.
+        let images_inside = classes > 1 && self.n >= MAX_ROWS;
         let chunk = pixels.div_ceil(TASKS).max(TASK_PIXELS).next_multiple_of(24);
         let chunks = pixels.div_ceil(chunk);
         let parts = if chunks >= TASKS / 2 { 1 } else { plan.blocks.len() };

@@ -88,8 +88,9 @@ impl Taps {
         (at >= 0).then_some(at as usize)
     }
 
-    /// The output positions of an image, those that see the same taps together, else in the order of memory.
-    pub(super) fn positions(&self) -> Vec<(usize, usize)> {
+    /// The output positions of an image, those that see the same taps together, else in the order of memory; and how many
+    /// classes of positions there are.
+    pub(super) fn positions(&self) -> (Vec<(usize, usize)>, usize) {
         let rows = classes(&self.rows, self.kh);
         let columns = classes(&self.columns, self.kw);
         let mut positions = Vec::with_capacity(self.out_h * self.out_w);
@@ -98,7 +99,7 @@ impl Taps {
                 positions.extend(rows.iter().flat_map(|&i| columns.iter().map(move |&j| (i, j))));
             }
         }
-        positions
+        (positions, rows.len() * columns.len())
     }
 }
 

@@ -81,13 +81,20 @@ fn every_instruction_set_agrees() {
     let config = |stride, padding, dilation, groups| Conv2dConfig { stride, padding, dilation, groups };
     // Columns that fill one to four vectors and parts of them, batches that fill a block's rows and do not.
     let cases = [
-        ([13, 6, 7, 16], [3, 3, 16, 64], config(1, 1, 1, 1)),
+        ([13, 6, 7, 15], [3, 3, 15, 64], config(1, 1, 1, 1)),
         ([2, 9, 8, 17], [3, 3, 17, 31], config(2, 1, 1, 1)),
         ([1, 5, 5, 40], [1, 1, 40, 129], config(1, 0, 1, 1)),
         ([14, 4, 4, 3], [3, 3, 3, 40], config(1, 1, 1, 1)),
         ([1, 16, 15, 3], [7, 7, 3, 10], config(2, 3, 1, 1)),
         ([2, 11, 12, 8], [5, 3, 4, 6], config(3, 2, 2, 2)),
         ([3, 9, 9, 6], [2, 2, 6, 100], config(4, 1, 1, 1)),
+        // Few pixels: of y, of x.
+        ([1, 1, 1, 50], [1, 1, 50, 70], config(1, 0, 1, 1)),
+        ([2, 5, 5, 12], [3, 3, 6, 34], config(4, 1, 1, 2)),
+        ([2, 2, 2, 12], [3, 3, 6, 34], config(1, 2, 1, 2)),
+        // Channel by channel.
+        ([3, 9, 8, 70], [3, 3, 1, 70], config(1, 1, 1, 70)),
+        ([2, 9, 8, 5], [2, 3, 1, 5], config(2, 2, 2, 5)),
     ];
     for (name, arch) in instruction_sets() {
         println!("{name}");
@@ -96,10 +103,11 @@ fn every_instruction_set_agrees() {
             let tensors = [random(&x, 1), random(&weight, 2), random(g.output_shape(), 3)];
             let tensors = tensors.each_ref();
             let expected = expected(&g, tensors);
-            for (got, expected) in run::<f64>(arch, Path::Direct, &g, tensors).iter().zip(&expected) {
+            let path = path(&g);
+            for (got, expected) in run::<f64>(arch, path, &g, tensors).iter().zip(&expected) {
                 assert_close(got, expected, 1e-12);
             }
-            for (got, expected) in run::<f32>(arch, Path::Direct, &g, tensors).iter().zip(&expected) {
+            for (got, expected) in run::<f32>(arch, path, &g, tensors).iter().zip(&expected) {
                 // Sums of up to 3,000 products below 1 in f32.
                 assert_close(got, expected, 3e-5);
             }
@@ -258,6 +266,8 @@ fn bits_do_not_depend_on_threads_for_any_path() {
         ([9, 20, 21, 24], [3, 3, 24, 40], Conv2dConfig { stride: 2, ..PLAIN }),
         ([30, 20, 21, 3], [3, 3, 3, 40], PLAIN),
         ([1, 20, 21, 24], [1, 1, 24, 140], Conv2dConfig::default()),
+        ([1, 2, 2, 100], [3, 3, 100, 140], PLAIN),
+        ([9, 20, 21, 70], [3, 3, 1, 70], Conv2dConfig { groups: 70, ..PLAIN }),
     ] {
         let g = geometry(x, weight, config);
         let tensors = [random(&x, 1), random(&weight, 2), random(g.output_shape(), 3)];

@@ -37,8 +37,8 @@ pub(super) fn weight_gradient<T: Element>(
     let images = n.div_ceil(slabs);
     let slabs = n.div_ceil(images);
     let rows = taps.count() * taps.depth;
-    let mut sums = Aligned::<T>::zeros(slabs * rows * padded_k);
-    let shared = Shared::new(sums.as_mut_slice().as_mut_ptr());
+    let mut sums = vec![T::ZERO; slabs * rows * padded_k];
+    let shared = Shared::new(sums.as_mut_ptr());
     (0..slabs * units).into_par_iter().for_each(|task| {
         let (slab, unit) = (task / units, task % units);
         arch.dispatch(Task {
@@ -54,7 +54,10 @@ pub(super) fn weight_gradient<T: Element>(
             padded_k,
         });
     });
-    let (slab_len, sums) = (rows * padded_k, sums.as_slice());
+    if slabs == 1 && padded_k == k {
+        return sums;
+    }
+    let slab_len = rows * padded_k;
     let mut dweight = vec![T::ZERO; rows * k];
     let chunk = (16 * 1024usize).div_ceil(k).max(1);
     dweight.par_chunks_mut(chunk * k).enumerate().for_each(|(i, dweight)| {

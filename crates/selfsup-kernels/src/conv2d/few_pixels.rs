@@ -1,0 +1,150 @@
+//! Convolutions with so few pixels that packing their weights would take longer than using them: the weights are
+//! read once, where they lie.
+
+use super::cpu::Finish;
+use super::geometry::Geometry;
+use super::microkernel::{Block, BlockFinish, blocks, read};
+use super::taps::Taps;
+use crate::element::Element;
+use crate::scratch::Shared;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Output pixels up to which this is faster.
+pub(super) const MOST: usize = 8;
+/// Channels of dx that a task works out.
+const CHANNELS: usize = 32;
+
+/// y of the convolution.
+pub(super) fn forward<T: Element>(
+    arch: Arch,
+    g: &Geometry,
+    x: &[T],
+    weight: &[T],
+    finish: Finish<'_, T>,
+) -> Vec<T> {
+    let taps = Taps::forward(g);
+    let len = g.n * taps.out_h * taps.out_w * g.k;
+    let mut y = Vec::with_capacity(len);
+    let out = Shared::new(y.as_mut_ptr());
+    blocks::<T>(arch, g.groups, g.group_k()).par_iter().for_each(|block| {
+        arch.dispatch(Columns {
+            taps: &taps,
+            g,
+            block,
+            x,
+            weight,
+            y: out,
+            finish: BlockFinish::new(finish, block),
+        });
+    });
+    // SAFETY: the capacity is as large, and the tasks have written every column of every pixel.
+    unsafe { y.set_len(len) };
+    y
+}
+
+/// A block of columns of all pixels.
+struct Columns<'a, T> {
+    taps: &'a Taps,
+    g: &'a Geometry,
+    block: &'a Block,
+    x: &'a [T],
+    weight: &'a [T],
+    y: Shared<T>,
+    finish: BlockFinish<T>,
+}
+
+impl<T: Element> WithSimd for Columns<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { taps, block, .. } = self;
+        let (k, lanes) = (self.g.k, T::lanes::<S>());
+        for_each_pixel(taps, self.g.n, |pixel, image, position| {
+            // At most four vectors are across: see `blocks`.
+            let mut sums = [T::splat(simd, T::ZERO); 4];
+            for tap in 0..taps.count() {
+                let Some(source) = taps.source(position, tap / taps.kw, tap % taps.kw) else { continue };
+                let x = &self.x[image * taps.image + source + block.group * taps.depth..][..taps.depth];
+                for (i, x) in x.iter().enumerate() {
+                    let weight = &self.weight[(tap * taps.depth + i) * k + block.column..][..block.width];
+                    let x = T::splat(simd, *x);
+                    for (sum, w) in sums.iter_mut().zip(weight.chunks(lanes)) {
+                        *sum = T::mul_add(simd, x, read(simd, w), *sum);
+                    }
+                }
+            }
+            let row = pixel * k + block.column;
+            for (sum, from) in sums.iter().zip((0..block.width).step_by(lanes)) {
+                // SAFETY: the block's columns are in the pixel's row of y, of the residual, which has its shape, and in
+                // the bias; this task alone has them.
+                unsafe { self.finish.write(simd, *sum, self.y.get(), row, from, block.width) };
+            }
+        });
+    }
+}
+
+/// dx of the convolution.
+pub(super) fn backward_input<T: Element>(arch: Arch, g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
+    let taps = Taps::backward(g);
+    let pixels = g.n * g.h * g.w;
+    // By channels first, so that a task writes a part of its own.
+    let mut by_channel = vec![T::ZERO; g.c * pixels];
+    by_channel.par_chunks_mut(CHANNELS * pixels).enumerate().for_each(|(index, dx)| {
+        let channels = index * CHANNELS..index * CHANNELS + dx.len() / pixels;
+        arch.dispatch(Channels { taps: &taps, g, channels, dy, weight, dx });
+    });
+    let mut dx = Vec::with_capacity(by_channel.len());
+    for pixel in 0..pixels {
+        dx.extend(by_channel.iter().skip(pixel).step_by(pixels));
+    }
+    dx
+}
+
+/// Some channels of dx at all pixels, `[channels, pixels]`: inner products along the weight's rows.
+struct Channels<'a, T> {
+    taps: &'a Taps,
+    g: &'a Geometry,
+    channels: Range<usize>,
+    dy: &'a [T],
+    weight: &'a [T],
+    dx: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Channels<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { taps, g, .. } = self;
+        let lanes = T::lanes::<S>();
+        let pixels = self.dx.len() / self.channels.len();
+        for (c, dx) in self.channels.zip(self.dx.chunks_exact_mut(pixels)) {
+            let (group, c) = (c / g.group_c(), c % g.group_c());
+            for_each_pixel(taps, g.n, |pixel, image, position| {
+                let mut sum = T::splat(simd, T::ZERO);
+                for tap in 0..taps.count() {
+                    let Some(source) = taps.source(position, tap / taps.kw, tap % taps.kw) else { continue };
+                    let dy = &self.dy[image * taps.image + source + group * taps.depth..][..taps.depth];
+                    let weight =
+                        &self.weight[(tap * g.group_c() + c) * g.k + group * taps.depth..][..taps.depth];
+                    for (d, w) in dy.chunks(lanes).zip(weight.chunks(lanes)) {
+                        sum = T::mul_add(simd, read(simd, d), read(simd, w), sum);
+                    }
+                }
+                dx[pixel] = T::total(simd, sum);
+            });
+        }
+    }
+}
+
+/// Calls `f` with each output pixel's number, image and position.
+#[inline(always)]
+fn for_each_pixel(taps: &Taps, n: usize, mut f: impl FnMut(usize, usize, (usize, usize))) {
+    for pixel in 0..n * taps.out_h * taps.out_w {
+        let (row, j) = (pixel / taps.out_w, pixel % taps.out_w);
+        f(pixel, row / taps.out_h, (row % taps.out_h, j));
+    }
+}

@@ -3,7 +3,7 @@
 
 use super::cpu::{Finish, sum_slabs};
 use super::geometry::Geometry;
-use super::microkernel::{BlockFinish, read, write};
+use super::microkernel::{BlockFinish, load, write};
 use super::taps::Taps;
 use crate::element::Element;
 use crate::scratch::Shared;
@@ -78,46 +78,78 @@ impl<T: Element> WithSimd for Row<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { taps, c, .. } = self;
+        for_each_group::<S, T>(
+            self.c,
+            #[inline(always)]
+            |from, width| match width / T::lanes::<S>() {
+                VECTORS => self.channels::<S, VECTORS, true>(simd, from, width),
+                1 => self.channels::<S, 1, true>(simd, from, width),
+                _ => self.channels::<S, 1, false>(simd, from, width),
+            },
+        );
+    }
+}
+
+impl<T: Element> Row<'_, T> {
+    /// N vectors of channels, or, if they are not WHOLE, a part of one.
+    #[inline(always)]
+    fn channels<S: Simd, const N: usize, const WHOLE: bool>(&self, simd: S, from: usize, width: usize) {
+        let Self { taps, c, .. } = *self;
         let x = &self.x[self.image * taps.image..][..taps.image];
         let finish = BlockFinish::of_all(self.finish);
         for j in 0..taps.out_w {
-            let row = ((self.image * taps.out_h + self.i) * taps.out_w + j) * c;
-            for channels in groups::<S, T>(c) {
-                let mut sums = [T::splat(simd, T::ZERO); VECTORS];
-                for a in 0..taps.kh {
-                    for b in 0..taps.kw {
-                        let Some(source) = taps.source((self.i, j), a, b) else { continue };
-                        let x = &x[source..][channels.clone()];
-                        let weight = &self.weight[(a * taps.kw + b) * c..][channels.clone()];
-                        for (sum, (x, w)) in
-                            sums.iter_mut().zip(vectors::<S, T>(x).zip(vectors::<S, T>(weight)))
-                        {
-                            *sum = T::mul_add(simd, read(simd, x), read(simd, w), *sum);
-                        }
+            let mut sums = [T::splat(simd, T::ZERO); N];
+            for a in 0..taps.kh {
+                for b in 0..taps.kw {
+                    let Some(source) = taps.source((self.i, j), a, b) else { continue };
+                    let x = loaded::<S, T, N, WHOLE>(simd, &x[source + from..][..width]);
+                    let weight = &self.weight[(a * taps.kw + b) * c + from..][..width];
+                    let weight = loaded::<S, T, N, WHOLE>(simd, weight);
+                    for ((sum, x), w) in sums.iter_mut().zip(&x).zip(&weight) {
+                        *sum = T::mul_add(simd, *x, *w, *sum);
                     }
                 }
-                for (sum, from) in sums.iter().zip(channels.step_by(T::lanes::<S>())) {
-                    // SAFETY: the row's channels from `from` on are in y, in the residual, which has its shape, and in
-                    // the bias, and this task alone has the row.
-                    unsafe { finish.write(simd, *sum, self.y.get(), row, from, c) };
-                }
+            }
+            let row = ((self.image * taps.out_h + self.i) * taps.out_w + j) * c;
+            for (n, sum) in sums.iter().enumerate() {
+                // SAFETY: the row's channels are in y, in the residual, which has its shape, and in the bias, and this task
+                // alone has the row.
+                unsafe { finish.write(simd, *sum, self.y.get(), row, from + n * T::lanes::<S>(), c) };
             }
         }
     }
 }
 
-/// The channels, as many at a time as go together.
+/// Calls `f` with the first channel and the number of those that go together: as many whole vectors as registers are
+/// meant for, then single ones, then what is left of one.
 #[inline(always)]
-fn groups<S: Simd, T: Element>(c: usize) -> impl Iterator<Item = Range<usize>> {
-    let many = VECTORS * T::lanes::<S>();
-    (0..c.div_ceil(many)).map(move |i| i * many..((i + 1) * many).min(c))
+fn for_each_group<S: Simd, T: Element>(c: usize, mut f: impl FnMut(usize, usize)) {
+    let lanes = T::lanes::<S>();
+    let mut from = 0;
+    while from < c {
+        let width = match c - from {
+            rest if rest >= VECTORS * lanes => VECTORS * lanes,
+            rest => rest.min(lanes),
+        };
+        f(from, width);
+        from += width;
+    }
 }
 
-/// A vector's numbers at a time; the last may be fewer.
+/// The N vectors of a slice as long, or, if it is not WHOLE, the part of one.
 #[inline(always)]
-fn vectors<S: Simd, T: Element>(numbers: &[T]) -> std::slice::Chunks<'_, T> {
-    numbers.chunks(T::lanes::<S>())
+fn loaded<S: Simd, T: Element, const N: usize, const WHOLE: bool>(simd: S, from: &[T]) -> [T::Vector<S>; N] {
+    let mut vectors = [T::splat(simd, T::ZERO); N];
+    if WHOLE {
+        assert!(from.len() == N * T::lanes::<S>());
+        for (n, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: the slice holds N vectors, as just checked.
+            *vector = unsafe { load::<S, T>(from.as_ptr().add(n * T::lanes::<S>())) };
+        }
+    } else {
+        vectors[0] = T::load_part(simd, from);
+    }
+    vectors
 }
 
 /// dweight[tap, c] = Σ x at the tap · dy: each slab of images sums its own, then the slabs are added.
@@ -147,37 +179,60 @@ impl<T: Element> WithSimd for Slab<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { taps, c, sums, .. } = self;
+        let Self { taps, c, x, dy, sums, .. } = self;
         let row = taps.out_w * c;
         for image in self.images {
-            let x = &self.x[image * taps.image..][..taps.image];
+            let x = &x[image * taps.image..][..taps.image];
             // A row of dy serves all taps while it is in the cache.
-            for (i, dy) in self.dy[image * taps.out_h * row..].chunks_exact(row).take(taps.out_h).enumerate()
-            {
+            for (i, dy) in dy[image * taps.out_h * row..].chunks_exact(row).take(taps.out_h).enumerate() {
                 for tap in 0..taps.count() {
-                    for channels in groups::<S, T>(c) {
-                        let sums = &mut sums[tap * c..][channels.clone()];
-                        let mut registers = [T::splat(simd, T::ZERO); VECTORS];
-                        for (register, sum) in registers.iter_mut().zip(vectors::<S, T>(sums)) {
-                            *register = read(simd, sum);
-                        }
-                        for (j, dy) in dy.chunks_exact(c).enumerate() {
-                            let Some(source) = taps.source((i, j), tap / taps.kw, tap % taps.kw) else {
-                                continue;
-                            };
-                            let (x, dy) = (&x[source..][channels.clone()], &dy[channels.clone()]);
-                            for (sum, (x, d)) in
-                                registers.iter_mut().zip(vectors::<S, T>(x).zip(vectors::<S, T>(dy)))
-                            {
-                                *sum = T::mul_add(simd, read(simd, x), read(simd, d), *sum);
+                    let of_row = Tap { taps, c, i, tap, x, dy };
+                    let sums = &mut sums[tap * c..][..c];
+                    for_each_group::<S, T>(
+                        c,
+                        #[inline(always)]
+                        |from, width| {
+                            let sums = &mut sums[from..from + width];
+                            match width / T::lanes::<S>() {
+                                VECTORS => of_row.add::<S, VECTORS, true>(simd, from, sums),
+                                1 => of_row.add::<S, 1, true>(simd, from, sums),
+                                _ => of_row.add::<S, 1, false>(simd, from, sums),
                             }
-                        }
-                        for (register, sum) in registers.iter().zip(sums.chunks_mut(T::lanes::<S>())) {
-                            write(simd, sum, *register);
-                        }
-                    }
+                        },
+                    );
                 }
             }
+        }
+    }
+}
+
+/// A tap, for a row of output pixels.
+struct Tap<'a, T> {
+    taps: &'a Taps,
+    c: usize,
+    i: usize,
+    tap: usize,
+    x: &'a [T],
+    dy: &'a [T],
+}
+
+impl<T: Element> Tap<'_, T> {
+    /// Adds the row's products of some channels, N vectors or a part of one.
+    #[inline(always)]
+    fn add<S: Simd, const N: usize, const WHOLE: bool>(&self, simd: S, from: usize, sums: &mut [T]) {
+        let Self { taps, c, x, .. } = *self;
+        let (a, b) = (self.tap / taps.kw, self.tap % taps.kw);
+        let mut totals = loaded::<S, T, N, WHOLE>(simd, sums);
+        for (j, dy) in self.dy.chunks_exact(c).enumerate() {
+            let Some(source) = taps.source((self.i, j), a, b) else { continue };
+            let x = loaded::<S, T, N, WHOLE>(simd, &x[source + from..][..sums.len()]);
+            let dy = loaded::<S, T, N, WHOLE>(simd, &dy[from..][..sums.len()]);
+            for ((total, x), dy) in totals.iter_mut().zip(&x).zip(&dy) {
+                *total = T::mul_add(simd, *x, *dy, *total);
+            }
+        }
+        for (total, sums) in totals.iter().zip(sums.chunks_mut(T::lanes::<S>())) {
+            write(simd, sums, *total);
         }
     }
 }

@@ -52,6 +52,19 @@ pub(crate) fn nhwc(op: &'static str, x: &Tensor) -> Result<[usize; 4]> {
     Ok([n, h, w, c])
 }
 
+/// Refuses a tensor that has not one number a channel.
+pub(crate) fn channels(op: &'static str, name: &'static str, c: usize, tensor: &Tensor) -> Result<()> {
+    if tensor.dims() != [c] {
+        return Err(shape_error(op, format!("{name} of [{c}], one a channel"), tensor));
+    }
+    Ok(())
+}
+
+/// Refuses an ε that cannot be added to a variance.
+pub(crate) fn eps(op: &'static str, eps: f64) -> Result<()> {
+    if eps > 0.0 && eps.is_finite() { Ok(()) } else { Err(parameter_error(op, "eps", "above 0 and finite", eps)) }
+}
+
 /// A dtype error.
 pub(crate) fn dtype_error(op: &'static str, expected: &str, got: DType) -> Error {
     Error::DType { op, expected: expected.to_owned(), got }

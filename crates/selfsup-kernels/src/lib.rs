@@ -50,10 +50,12 @@ mod max_pool2d;
 mod normalize_u8;
 mod output;
 mod relu;
+mod residual;
 mod resize_bilinear;
 mod scratch;
 mod simd;
 mod softmax;
+mod ties;
 #[cfg(test)]
 mod testing;
 
@@ -69,5 +71,6 @@ pub use linear::{Activation, linear};
 pub use max_pool2d::max_pool2d;
 pub use normalize_u8::normalize_u8;
 pub use relu::relu;
+pub use residual::{ConvNorm, LayerStatistics, ResidualBlock, ResidualOutput, Shortcut, residual_blocks_train};
 pub use resize_bilinear::resize_bilinear;
 pub use softmax::{log_softmax, softmax};

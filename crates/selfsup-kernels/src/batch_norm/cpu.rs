@@ -7,6 +7,7 @@ use crate::element::Element;
 use crate::output::in_segments;
 use crate::simd::vectorized;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// Numbers in a chunk: 32 KiB of f32.
 const CHUNK: usize = 8 * 1024;
@@ -16,7 +17,7 @@ const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 16..=256;
 const TASKS: usize = 64;
 
 /// Statistics with their channels' weight and bias.
-pub(super) struct Affine<T = f64> {
+pub(crate) struct Affine<T = f64> {
     mean: Vec<T>,
     inv_std: Vec<T>,
     weight: Vec<T>,
@@ -43,13 +44,13 @@ impl<T: Element> Channel<T> {
 
 impl Affine {
     /// The statistics, without weight and bias yet.
-    pub(super) fn new(mean: &[f64], var: &[f64], eps: f64) -> Self {
+    pub(crate) fn new(mean: &[f64], var: &[f64], eps: f64) -> Self {
         let inv_std = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
         Self { mean: mean.to_vec(), inv_std, weight: Vec::new(), bias: Vec::new(), scale: Vec::new() }
     }
 
     /// With weight and bias, given one after the other.
-    pub(super) fn with_params<T: Element>(&self, params: &[T]) -> Affine<T> {
+    pub(crate) fn with_params<T: Element>(&self, params: &[T]) -> Affine<T> {
         let cast = |values: &[f64]| values.iter().map(|&v| T::from_f64(v)).collect::<Vec<T>>();
         let (weight, bias) = params.split_at(self.mean.len());
         let inv_std = cast(&self.inv_std);
@@ -69,103 +70,9 @@ impl<T: Element> Affine<T> {
 }
 
 /// How rows of c numbers are cut: chunk and task, both in numbers.
-fn cut(len: usize, c: usize) -> (usize, usize) {
+pub(super) fn cut(len: usize, c: usize) -> (usize, usize) {
     let chunk = (CHUNK / c).clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end()) * c;
     (chunk, len.div_ceil(chunk).div_ceil(TASKS) * chunk)
-}
-
-/// Count, mean and sum of squared differences from it, of each channel.
-struct Moments {
-    count: f64,
-    mean: Vec<f64>,
-    m2: Vec<f64>,
-}
-
-impl Moments {
-    fn new(c: usize) -> Self {
-        Self { count: 0.0, mean: vec![0.0; c], m2: vec![0.0; c] }
-    }
-
-    /// Adds a channel's moments over `count` more values (Chan et al. 1983, eq. 2.1); the caller then adds to
-    /// the count.
-    #[inline(always)]
-    fn merge(mean: &mut f64, m2: &mut f64, total: f64, (count, other_mean, other_m2): (f64, f64, f64)) {
-        let delta = other_mean - *mean;
-        let share = count / (total + count);
-        *mean += delta * share;
-        *m2 += other_m2 + delta * delta * total * share;
-    }
-}
-
-/// Each channel's mean and biased variance.
-pub(super) fn statistics<T: Element>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
-    let (chunk, task) = cut(x.len(), c);
-    let parts: Vec<Moments> = x
-        .par_chunks(task)
-        .map(|x| {
-            let mut moments = Moments::new(c);
-            let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c], vec![T::ZERO; c]];
-            for x in x.chunks(chunk) {
-                vectorized(
-                    #[inline(always)]
-                    || add_chunk(x, c, &mut moments, &mut sums),
-                );
-            }
-            moments
-        })
-        .collect();
-    let mut all = Moments::new(c);
-    for part in parts {
-        for i in 0..c {
-            let other = (part.count, part.mean[i], part.m2[i]);
-            Moments::merge(&mut all.mean[i], &mut all.m2[i], all.count, other);
-        }
-        all.count += part.count;
-    }
-    let var = all.m2.iter().map(|m2| m2 / all.count).collect();
-    (all.mean, var)
-}
-
-/// Adds a chunk as differences from a mean close to its own: that of the chunks before it, or of the first one, its own.
-/// What the differences' rounding loses is small beside the variance that two unlike means make.
-#[inline(always)]
-fn add_chunk<T: Element>(x: &[T], c: usize, moments: &mut Moments, sums: &mut [Vec<T>; 3]) {
-    let count = (x.len() / c) as f64;
-    let [shift, first, second] = sums.each_mut().map(|s| &mut s[..c]);
-    if moments.count == 0.0 {
-        shift.fill(T::ZERO);
-        for row in x.chunks_exact(c) {
-            for (s, x) in shift.iter_mut().zip(row) {
-                *s += *x;
-            }
-        }
-        let per_row = T::from_f64(1.0 / count);
-        for s in shift.iter_mut() {
-            *s *= per_row;
-        }
-    } else {
-        for (s, mean) in shift.iter_mut().zip(&moments.mean) {
-            *s = T::from_f64(*mean);
-        }
-    }
-    first.fill(T::ZERO);
-    second.fill(T::ZERO);
-    for row in x.chunks_exact(c) {
-        for (((x, shift), first), second) in
-            row.iter().zip(shift.iter()).zip(first.iter_mut()).zip(second.iter_mut())
-        {
-            let difference = *x - *shift;
-            *first += difference;
-            *second += difference * difference;
-        }
-    }
-    for i in 0..c {
-        let first = first[i].to_f64();
-        let mean = shift[i].to_f64() + first / count;
-        let m2 = second[i].to_f64() - first * first / count;
-        Moments::merge(&mut moments.mean[i], &mut moments.m2[i], moments.count, (count, mean, m2));
-    }
-    moments.count += count;
 }
 
 /// A number, or 0 where ReLU stops it: NaN passes.
@@ -181,7 +88,7 @@ fn written(c: usize) -> usize {
 }
 
 /// y of the module's formula. x consists of equally long groups, each with its statistics.
-pub(super) fn normalize<T: Element>(
+pub(crate) fn normalize<T: Element>(
     x: &[T],
     groups: &[Affine<T>],
     residual: Option<&[T]>,
@@ -223,7 +130,7 @@ pub(super) fn normalize<T: Element>(
 
 /// What ReLU lets through of a gradient.
 #[derive(Clone, Copy)]
-pub(super) enum Gate<'a, T> {
+pub(crate) enum Gate<'a, T> {
     /// All: there is no ReLU.
     Open,
     /// What the normalised x says, which is worked out again, with the same bits: cheaper than to read y.
@@ -233,24 +140,26 @@ pub(super) enum Gate<'a, T> {
 }
 
 /// What the backward pass returns.
-pub(super) struct Gradients<T> {
-    pub(super) x: Vec<T>,
+pub(crate) struct Gradients<T> {
+    pub(crate) x: Vec<T>,
     /// Σ g·x̂ and Σ g over all groups.
-    pub(super) weight: Vec<f64>,
-    pub(super) bias: Vec<f64>,
+    pub(crate) weight: Vec<f64>,
+    pub(crate) bias: Vec<f64>,
     /// g, where the gate is [`Gate::Output`]: the residual's gradient.
-    pub(super) gated: Option<Vec<T>>,
+    pub(crate) gated: Option<Vec<T>>,
 }
 
 /// The gradients of the module's formula, with statistics that are the groups' own or not.
-pub(super) fn gradients<T: Element>(
-    x: &[T],
+///
+/// Where x is owned, dx takes its place.
+pub(crate) fn gradients<T: Element>(
+    x: Cow<'_, [T]>,
     gate: Gate<T>,
     dy: &[T],
     groups: &[Affine<T>],
     own_statistics: bool,
 ) -> Gradients<T> {
-    let (sums, gated) = sums(x, gate, dy, groups);
+    let (sums, gated) = sums(&x, gate, dy, groups);
     let sum = |i: usize| {
         let mut total = vec![0.0; groups[0].mean.len()];
         sums.iter().for_each(|sums| total.iter_mut().zip(&sums[i]).for_each(|(total, sum)| *total += sum));
@@ -349,7 +258,7 @@ fn add_sums<T: Element, const RELU: bool>(
 /// dx = g·p + (x − μ)·q + r, with p, q and r of each channel. `sums` are dγ and dβ of each group, where the statistics
 /// were its own.
 fn input_gradient<T: Element>(
-    x: &[T],
+    x: Cow<'_, [T]>,
     dy: &[T],
     groups: &[Affine<T>],
     sums: Option<&[[Vec<f64>; 2]]>,
@@ -373,10 +282,11 @@ fn input_gradient<T: Element>(
             ]
         })
         .collect();
-    let ([dx], _) = in_segments(x.len(), group, written(c), |at, [dx]: [&mut [T]; 1]| {
+    let write = |at: usize, dx: &mut [T], x: Option<&[T]>| {
         let (a, [p, q, r]) = (&groups[at / group], &coefficients[at / group]);
-        let range = at..at + dx.len();
-        let (x, dy) = (&x[range.clone()], &dy[range]);
+        let dy = &dy[at..at + dx.len()];
+        // Where dx holds x, dy stands in for it, and is not read.
+        let (x, in_place) = x.map_or((dy, true), |x| (&x[at..at + dx.len()], false));
         vectorized(
             #[inline(always)]
             || {
@@ -384,12 +294,28 @@ fn input_gradient<T: Element>(
                     let channels = a.channels().zip(p.iter().zip(q).zip(r));
                     for (((dx, x), dy), (channel, ((p, q), r))) in dx.iter_mut().zip(x).zip(dy).zip(channels)
                     {
-                        let g = gated(*dy, channel.apply(*x), again);
-                        *dx = g * *p + (*x - channel.mean) * *q + *r;
+                        let x = if in_place { *dx } else { *x };
+                        let g = gated(*dy, channel.apply(x), again);
+                        *dx = g * *p + (x - channel.mean) * *q + *r;
                     }
                 }
             },
         );
-    });
-    dx
+    };
+    match x {
+        Cow::Borrowed(x) => {
+            let ([dx], _) = in_segments(x.len(), group, written(c), |at, [dx]: [&mut [T]; 1]| {
+                write(at, dx, Some(x));
+            });
+            dx
+        }
+        Cow::Owned(mut x) => {
+            x.par_chunks_mut(group).enumerate().for_each(|(i, x)| {
+                x.par_chunks_mut(written(c)).enumerate().for_each(|(j, x)| {
+                    write(i * group + j * written(c), x, None);
+                });
+            });
+            x
+        }
+    }
 }

@@ -8,14 +8,17 @@
 //! With g = dy where act passes it and 0 elsewhere, the gradients are dresidual = g, dβ = Σ g, dγ = Σ g·x̂ and, in
 //! training, dx = γ/√(σ² + ε) · (g − dβ/m − x̂·dγ/m); in evaluation the last two terms are absent.
 
-mod cpu;
+pub(crate) mod cpu;
 mod reference;
+pub(crate) mod statistics;
 
 use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use cpu::{Affine, Gate};
+use statistics::BatchStatistics;
+use std::borrow::Cow;
 
 const TRAIN: &str = "batch_norm_train";
 const EVAL: &str = "batch_norm_eval";
@@ -87,21 +90,10 @@ pub fn batch_norm_train(
         return reference::train(x, weight, bias, residual, config);
     }
     let x = x.contiguous()?;
-    let statistics: Vec<(Vec<f64>, Vec<f64>)> = {
+    let BatchStatistics { affines, mean, var } = {
         let view = View::new(&x)?;
-        with_element!(x.dtype(), T => {
-            let x = view.as_slice::<T>()?;
-            x.chunks(x.len() / groups).map(|group| cpu::statistics(group, c)).collect()
-        })
+        with_element!(x.dtype(), T => BatchStatistics::new(view.as_slice::<T>()?, c, groups, config.eps))
     };
-    let affines = statistics.iter().map(|(mean, var)| Affine::new(mean, var, config.eps)).collect();
-    let mut mean = vec![0.0; c];
-    let mut var = vec![0.0; c];
-    for (own_mean, own_var) in &statistics {
-        for (sum, own) in mean.iter_mut().zip(own_mean).chain(var.iter_mut().zip(own_var)) {
-            *sum += own / groups as f64;
-        }
-    }
     let op = BatchNorm { name: TRAIN, own_statistics: true, c, config, affines };
     let y = op.apply(&x, weight, bias, residual)?;
     let statistic = |values: Vec<f64>| Tensor::from_vec(values, c, x.device())?.to_dtype(x.dtype());
@@ -148,9 +140,7 @@ fn validate(
     check::not_empty(op, x)?;
     for &(name, tensor) in channels {
         check::like(op, name, x, tensor)?;
-        if tensor.dims() != [c] {
-            return Err(check::shape_error(op, format!("{name} of [{c}], x's channels"), tensor));
-        }
+        check::channels(op, name, c, tensor)?;
     }
     if let Some(residual) = residual {
         check::like(op, "residual", x, residual)?;
@@ -158,9 +148,7 @@ fn validate(
             return Err(check::shape_error(op, format!("residual of x's shape {:?}", x.dims()), residual));
         }
     }
-    if !(config.eps > 0.0 && config.eps.is_finite()) {
-        return Err(check::parameter_error(op, "eps", "above 0 and finite", config.eps));
-    }
+    check::eps(op, config.eps)?;
     Ok(c)
 }
 
@@ -206,7 +194,7 @@ impl BatchNorm {
         };
         let affines = self.with_params(views[1].as_slice::<T>()?);
         let own = self.own_statistics;
-        let d = cpu::gradients(views[0].as_slice::<T>()?, gate, views[3].as_slice()?, &affines, own);
+        let d = cpu::gradients(Cow::Borrowed(views[0].as_slice::<T>()?), gate, views[3].as_slice()?, &affines, own);
         let like_x = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device());
         let dparams: Vec<T> = d.weight.iter().chain(&d.bias).map(|&d| T::from_f64(d)).collect();
         let dparams = Tensor::from_vec(dparams, 2 * self.c, x.device())?;

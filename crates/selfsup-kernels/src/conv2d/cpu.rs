@@ -19,7 +19,7 @@ const FEW_CHANNELS: usize = 16;
 
 /// The ways that a convolution and its gradients are worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(crate) enum Path {
     /// Channel by channel.
     Depthwise,
     /// 16 products for each 2×2 pixels instead of 36.
@@ -32,7 +32,7 @@ pub(super) enum Path {
 const CHUNK: usize = 16 * 1024;
 
 /// The fastest way for these sizes.
-pub(super) fn path(g: &Geometry) -> Path {
+pub(crate) fn path(g: &Geometry) -> Path {
     if g.is_depthwise() {
         Path::Depthwise
     } else if winograd::applies(g) {
@@ -44,7 +44,7 @@ pub(super) fn path(g: &Geometry) -> Path {
 
 /// What is done to the sums: bias `[k]` and residual, of y's shape, are added, then ReLU.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Finish<'a, T> {
+pub(crate) struct Finish<'a, T> {
     pub bias: Option<&'a [T]>,
     pub residual: Option<&'a [T]>,
     pub relu: bool,
@@ -57,7 +57,7 @@ impl<T> Default for Finish<'_, T> {
 }
 
 /// y of the module's formula.
-pub(super) fn forward<T: Element>(
+pub(crate) fn forward<T: Element>(
     arch: Arch,
     path: Path,
     g: &Geometry,
@@ -87,7 +87,7 @@ pub(super) fn forward<T: Element>(
 }
 
 /// dx: each input pixel gathers from the output pixels that saw it.
-pub(super) fn backward_input<T: Element>(
+pub(crate) fn backward_input<T: Element>(
     arch: Arch,
     path: Path,
     g: &Geometry,
@@ -114,7 +114,7 @@ pub(super) fn backward_input<T: Element>(
 }
 
 /// dweight[a, b, c, k] = Σ over output pixels of x at the tap · dy.
-pub(super) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+pub(crate) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     match path {
         Path::Depthwise => super::depthwise::backward_weight(arch, g, x, dy),
         Path::Winograd => winograd::backward_weight(arch, g, x, dy),

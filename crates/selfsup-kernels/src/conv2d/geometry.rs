@@ -7,7 +7,7 @@ use candle_core::{Shape, Tensor};
 /// Every size that the loops need. Padding is kept per axis: the input gradient is a convolution whose paddings
 /// differ where the kernel is not square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     pub n: usize,
     pub h: usize,
     pub w: usize,
@@ -27,14 +27,22 @@ pub(super) struct Geometry {
 impl Geometry {
     /// Checks everything that can be wrong with shapes and parameters.
     pub(super) fn new(x: &Tensor, weight: &Tensor, config: Conv2dConfig) -> Result<Self> {
+        Self::of(check::nhwc(OP, x)?, weight, config)
+    }
+
+    /// [`Geometry::new`] for an x that is no tensor, of `[n, h, w, c]` none of which is 0.
+    pub(crate) fn of(
+        [n, h, w, c]: [usize; 4],
+        weight: &Tensor,
+        config: Conv2dConfig,
+    ) -> Result<Self> {
         let Conv2dConfig { stride, padding, dilation, groups } = config;
         for (name, value) in [("stride", stride), ("dilation", dilation), ("groups", groups)] {
             if value == 0 {
                 return Err(check::parameter_error(OP, name, "at least 1", value));
             }
         }
-        let [n, h, w, c] = check::nhwc(OP, x)?;
-        let expected = || format!("weight of [kh, kw, c/g, k] for x of {:?} and g = {groups}", x.dims());
+        let expected = || format!("weight of [kh, kw, c/g, k] for x of {:?} and g = {groups}", [n, h, w, c]);
         let &[kh, kw, group_c, k] = weight.dims() else {
             return Err(check::shape_error(OP, expected(), weight));
         };
@@ -129,12 +137,12 @@ impl Geometry {
         })
     }
 
-    pub(super) fn output_shape(&self) -> Shape {
+    pub(crate) fn output_shape(&self) -> Shape {
         Shape::from((self.n, self.out_h, self.out_w, self.k))
     }
 
     /// Numbers in the weight.
-    pub(super) fn weights(&self) -> usize {
+    pub(crate) fn weights(&self) -> usize {
         self.taps() * self.group_c() * self.k
     }
 

@@ -7,7 +7,7 @@
 //!
 //! the sum going over the c/g channels of k's group, x being 0 outside the image.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "cudnn")]
 mod cuda;
 mod depthwise;
@@ -25,7 +25,7 @@ use crate::element::{Element, View, on_fast_path, slice, with_element};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
-use geometry::Geometry;
+pub(crate) use geometry::Geometry;
 use pulp::Arch;
 pub use transposed::conv_transpose2d;
 

@@ -36,9 +36,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
             return Err(check::shape_error(OP, format!("{name} of [{c}], x's last dimension"), tensor));
         }
     }
-    if !(eps > 0.0 && eps.is_finite()) {
-        return Err(check::parameter_error(OP, "eps", "above 0 and finite", eps));
-    }
+    check::eps(OP, eps)?;
     if !on_fast_path(x) {
         return reference(x, weight, bias, eps);
     }

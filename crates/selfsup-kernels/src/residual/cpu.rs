@@ -1,0 +1,242 @@
+//! Residual blocks on the CPU: the order of the kernels, and what is kept between forward and backward.
+
+use crate::batch_norm::cpu::{Affine, Gate, gradients, normalize};
+use crate::batch_norm::statistics::BatchStatistics;
+use crate::conv2d::Geometry;
+use crate::conv2d::cpu::{Finish, backward_input, backward_weight, forward, path};
+pub(super) use crate::element::Element;
+use candle_core::Shape;
+use pulp::Arch;
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// Numbers of a task that goes through memory once.
+const CHUNK: usize = 16 * 1024;
+
+/// Blocks with all their sizes.
+pub(super) struct Network {
+    pub blocks: Vec<Block>,
+    pub eps: f64,
+    pub groups: usize,
+}
+
+pub(super) struct Block {
+    pub layers: Vec<Geometry>,
+    pub shortcut: Shortcut,
+}
+
+pub(super) enum Shortcut {
+    Nothing,
+    Identity,
+    Projection(Geometry),
+}
+
+/// What the forward pass leaves.
+pub(super) struct Saved<T> {
+    blocks: Vec<SavedBlock<T>>,
+}
+
+struct SavedBlock<T> {
+    layers: Vec<SavedLayer<T>>,
+    projection: Option<SavedLayer<T>>,
+    /// The block's result; empty for the last block, whose result candle keeps.
+    y: Vec<T>,
+}
+
+struct SavedLayer<T> {
+    /// What the convolution read; empty where that is the block's input.
+    input: Vec<T>,
+    /// The convolution's result, which the normalisation read.
+    z: Vec<T>,
+    statistics: BatchStatistics,
+}
+
+impl<T> Saved<T> {
+    /// Means and variances of all layers.
+    pub(super) fn statistics(&self) -> Vec<(Vec<f64>, Vec<f64>)> {
+        let layers = self.blocks.iter().flat_map(|block| block.layers.iter().chain(&block.projection));
+        layers.map(|layer| (layer.statistics.mean.clone(), layer.statistics.var.clone())).collect()
+    }
+}
+
+/// The parameters of a layer.
+#[derive(Clone, Copy)]
+struct Params<'a, T> {
+    weight: &'a [T],
+    gamma: &'a [T],
+    beta: &'a [T],
+}
+
+impl<T: Element> Params<'_, T> {
+    fn affines(&self, statistics: &BatchStatistics) -> Vec<Affine<T>> {
+        let params = [self.gamma, self.beta].concat();
+        statistics.affines.iter().map(|affine| affine.with_params(&params)).collect()
+    }
+}
+
+impl Block {
+    fn projection(&self) -> Option<&Geometry> {
+        match &self.shortcut {
+            Shortcut::Projection(g) => Some(g),
+            _ => None,
+        }
+    }
+
+    fn all_layers(&self) -> impl Iterator<Item = &Geometry> {
+        self.layers.iter().chain(self.projection())
+    }
+}
+
+impl Network {
+    pub(super) fn output_shape(&self) -> Shape {
+        let last = self.blocks.last().and_then(|block| block.layers.last());
+        last.expect("at least one layer").output_shape()
+    }
+
+    /// Values of a channel of each group, of all layers.
+    pub(super) fn counts(&self) -> Vec<usize> {
+        let layers = self.blocks.iter().flat_map(Block::all_layers);
+        layers.map(|g| g.n / self.groups * g.out_h * g.out_w).collect()
+    }
+
+    /// Each block with its layers' parameters and the number of the first of them.
+    fn with_params<'a, T>(&'a self, params: &'a [&'a [T]]) -> Vec<(&'a Block, usize, Vec<Params<'a, T>>)> {
+        let mut first = 0;
+        let blocks = self.blocks.iter().map(|block| {
+            let layers = block.all_layers().count();
+            let own = params[first..first + 3 * layers].chunks_exact(3);
+            let own = own.map(|p| Params { weight: p[0], gamma: p[1], beta: p[2] }).collect();
+            first += 3 * layers;
+            (block, first - 3 * layers, own)
+        });
+        blocks.collect()
+    }
+
+    fn convolve<T: Element>(&self, g: &Geometry, x: &[T], params: Params<'_, T>) -> (Vec<T>, BatchStatistics) {
+        let z = forward(Arch::new(), path(g), g, x, params.weight, Finish::default());
+        let statistics = BatchStatistics::new(&z, g.k, self.groups, self.eps);
+        (z, statistics)
+    }
+
+    /// y, and what the backward pass needs.
+    pub(super) fn forward<T: Element>(&self, x: &[T], params: &[&[T]]) -> (Vec<T>, Saved<T>) {
+        let mut saved: Vec<SavedBlock<T>> = Vec::with_capacity(self.blocks.len());
+        for (block, _, params) in self.with_params(params) {
+            let x = saved.last().map_or(x, |before| &before.y);
+            let mut projected = None;
+            let projection = block.projection().map(|g| {
+                let params = params[block.layers.len()];
+                let (z, statistics) = self.convolve(g, x, params);
+                projected = Some(normalize(&z, &params.affines(&statistics), None, false));
+                SavedLayer { input: Vec::new(), z, statistics }
+            });
+            let mut layers: Vec<SavedLayer<T>> = Vec::with_capacity(block.layers.len());
+            let mut h: Vec<T> = Vec::new();
+            for (i, (g, params)) in block.layers.iter().zip(&params).enumerate() {
+                let (z, statistics) = self.convolve(g, if i == 0 { x } else { &h }, *params);
+                let residual = match &block.shortcut {
+                    _ if i + 1 < block.layers.len() => None,
+                    Shortcut::Nothing => None,
+                    Shortcut::Identity => Some(x),
+                    Shortcut::Projection(_) => projected.as_deref(),
+                };
+                let y = normalize(&z, &params.affines(&statistics), residual, true);
+                layers.push(SavedLayer { input: std::mem::replace(&mut h, y), z, statistics });
+            }
+            saved.push(SavedBlock { layers, projection, y: h });
+        }
+        let y = saved.last_mut().map(|last| std::mem::take(&mut last.y)).unwrap_or_default();
+        (y, Saved { blocks: saved })
+    }
+
+    /// dx, if it is wanted, and the gradients of the parameters that are.
+    pub(super) fn backward<T: Element>(
+        &self,
+        mut saved: Saved<T>,
+        [x, y, dy]: [&[T]; 3],
+        params: &[&[T]],
+        x_wanted: bool,
+        wanted: &[bool],
+    ) -> (Option<Vec<T>>, Vec<Option<Vec<T>>>) {
+        let mut dparams: Vec<Option<Vec<T>>> = vec![None; params.len()];
+        let mut dy = Cow::Borrowed(dy);
+        let mut y = Cow::Borrowed(y);
+        for (block, first, params) in self.with_params(params).into_iter().rev() {
+            let SavedBlock { layers, projection, .. } = saved.blocks.pop().expect("one for each block");
+            // The result of the block before is this one's input.
+            let before = saved.blocks.last_mut().map(|before| std::mem::take(&mut before.y));
+            let input = before.as_deref().unwrap_or(x);
+            let input_wanted = before.is_some() || x_wanted;
+            let wanted = &wanted[first..];
+            let mut store = |layer: usize, gradients: [Vec<T>; 3]| {
+                for (i, gradient) in gradients.into_iter().enumerate() {
+                    dparams[first + 3 * layer + i] = wanted[3 * layer + i].then_some(gradient);
+                }
+            };
+            let mut aside: Option<Vec<T>> = None;
+            let last = layers.len() - 1;
+            for (i, layer) in layers.into_iter().enumerate().rev() {
+                let gate = match block.shortcut {
+                    _ if i < last => Gate::Again,
+                    Shortcut::Nothing => Gate::Again,
+                    _ => Gate::Output(&y[..]),
+                };
+                let g = &block.layers[i];
+                let SavedLayer { input: own, z, statistics } = layer;
+                let d = gradients(Cow::Owned(z), gate, &dy, &params[i].affines(&statistics), true);
+                if i == last {
+                    // The result is not needed any more, nor its gradient.
+                    (y, aside) = (Cow::Owned(Vec::new()), d.gated);
+                }
+                let read = if i == 0 { input } else { &own };
+                let dweight = weight_gradient(g, read, &d.x, wanted[3 * i]);
+                store(i, [dweight, cast(&d.weight), cast(&d.bias)]);
+                drop(own);
+                if i > 0 || input_wanted {
+                    dy = Cow::Owned(backward_input(Arch::new(), path(g), g, &d.x, params[i].weight));
+                }
+            }
+            if let (Some(layer), Some(g)) = (projection, block.projection()) {
+                let at = params.len() - 1;
+                let from = aside.take().expect("a block with a shortcut gates by its result");
+                let affines = params[at].affines(&layer.statistics);
+                let d = gradients(Cow::Owned(layer.z), Gate::Open, &from, &affines, true);
+                drop(from);
+                store(at, [weight_gradient(g, input, &d.x, wanted[3 * at]), cast(&d.weight), cast(&d.bias)]);
+                if input_wanted {
+                    aside = Some(backward_input(Arch::new(), path(g), g, &d.x, params[at].weight));
+                }
+            }
+            if let (Some(aside), true) = (aside, input_wanted) {
+                let mut sum = dy.into_owned();
+                add(&mut sum, &aside);
+                dy = Cow::Owned(sum);
+            }
+            y = Cow::Owned(before.unwrap_or_default());
+        }
+        (x_wanted.then(|| dy.into_owned()), dparams)
+    }
+}
+
+/// The gradient of a convolution's weight, or nothing, where nobody wants it.
+fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dz: &[T], wanted: bool) -> Vec<T> {
+    if wanted { backward_weight(Arch::new(), path(g), g, x, dz) } else { Vec::new() }
+}
+
+fn cast<T: Element>(values: &[f64]) -> Vec<T> {
+    values.iter().map(|&v| T::from_f64(v)).collect()
+}
+
+/// to += from.
+fn add<T: Element>(to: &mut [T], from: &[T]) {
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+        crate::simd::vectorized(
+            #[inline(always)]
+            || {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to += *from;
+                }
+            },
+        );
+    });
+}

@@ -62,7 +62,11 @@ pub(crate) fn channels(op: &'static str, name: &'static str, c: usize, tensor: &
 
 /// Refuses an ε that cannot be added to a variance.
 pub(crate) fn eps(op: &'static str, eps: f64) -> Result<()> {
-    if eps > 0.0 && eps.is_finite() { Ok(()) } else { Err(parameter_error(op, "eps", "above 0 and finite", eps)) }
+    if eps > 0.0 && eps.is_finite() {
+        Ok(())
+    } else {
+        Err(parameter_error(op, "eps", "above 0 and finite", eps))
+    }
 }
 
 /// A dtype error.

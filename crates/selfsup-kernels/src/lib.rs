@@ -55,9 +55,9 @@ mod resize_bilinear;
 mod scratch;
 mod simd;
 mod softmax;
-mod ties;
 #[cfg(test)]
 mod testing;
+mod ties;
 
 pub use avg_pool2d::{AvgPool2dConfig, avg_pool2d};
 pub use batch_norm::{BatchNormConfig, BatchNormOutput, batch_norm_eval, batch_norm_train};
@@ -71,6 +71,8 @@ pub use linear::{Activation, linear};
 pub use max_pool2d::max_pool2d;
 pub use normalize_u8::normalize_u8;
 pub use relu::relu;
-pub use residual::{ConvNorm, LayerStatistics, ResidualBlock, ResidualOutput, Shortcut, residual_blocks_train};
+pub use residual::{
+    ConvNorm, LayerStatistics, ResidualBlock, ResidualOutput, Shortcut, residual_blocks_train,
+};
 pub use resize_bilinear::resize_bilinear;
 pub use softmax::{log_softmax, softmax};

@@ -1,10 +1,10 @@
-//! The three layers that every encoder here is made of: convolution, batch normalisation, linear.
+//! The layers that every encoder here is made of: convolution with batch normalisation, batch normalisation, linear.
 //!
 //! Dimension letters: n batch, h height, w width, c channels in, k channels out, d features.
 
 use crate::{Result, init::Init, params::ParamBuilder};
 use candle_core::{Tensor, Var};
-use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig};
+use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig, Epilogue, LayerStatistics};
 
 /// Whether batch normalisation takes its statistics from the batch (and moves the running ones), or uses the
 /// running ones and changes nothing.
@@ -16,30 +16,56 @@ pub enum Mode {
     Eval,
 }
 
-/// A square convolution without bias on NHWC images: `[n, h, w, c]` → `[n, h', w', k]`.
+/// A square convolution without bias on NHWC images, `[n, h, w, c]` → `[n, h', w', k]`, and the batch normalisation of its
+/// result.
 #[derive(Debug, Clone)]
-pub struct Conv2d {
+pub struct ConvNorm {
     weight: Var,
     config: Conv2dConfig,
+    norm: BatchNorm,
 }
 
-impl Conv2d {
-    /// Declares `weight`, drawn as torchvision draws a ResNet's (He, fan-out).
+impl ConvNorm {
+    /// Declares the convolution's `weight`, drawn as torchvision draws a ResNet's (He, fan-out), and the
+    /// normalisation's tensors, as [`BatchNorm::new`] does. The padding keeps the size at stride 1.
     pub fn new(
-        c: usize,
-        k: usize,
+        (c, k): (usize, usize),
         kernel: usize,
-        config: Conv2dConfig,
-        build: &ParamBuilder,
+        stride: usize,
+        conv: &ParamBuilder,
+        norm: &ParamBuilder,
     ) -> Result<Self> {
+        let config = Conv2dConfig { stride, padding: kernel / 2, ..Conv2dConfig::default() };
         let init = Init::KaimingNormal { fan_out: k * kernel * kernel };
-        let weight = build.conv_weight("weight", [kernel, kernel, c / config.groups, k], init)?;
-        Ok(Self { weight, config })
+        let weight = conv.conv_weight("weight", [kernel, kernel, c, k], init)?;
+        Ok(Self { weight, config, norm: BatchNorm::new(k, norm)? })
     }
 
-    /// Applies the convolution.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(selfsup_kernels::conv2d(x, self.weight.as_tensor(), self.config)?)
+    /// What [`selfsup_kernels::residual_blocks_train`] takes.
+    pub fn as_kernel(&self) -> selfsup_kernels::ConvNorm<'_> {
+        selfsup_kernels::ConvNorm {
+            weight: self.weight.as_tensor(),
+            gamma: self.norm.weight.as_tensor(),
+            beta: self.norm.bias.as_tensor(),
+            config: self.config,
+        }
+    }
+
+    /// Applies convolution and normalisation by the running statistics, then the residual and ReLU: one convolution,
+    /// as x̂·γ + β is a factor of the weight and a bias.
+    pub fn forward_eval(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+        let BatchNorm { weight: gamma, bias: beta, running_mean, running_var } = &self.norm;
+        let std = (running_var.as_detached_tensor() + BATCH_NORM_EPS)?.sqrt()?;
+        let scale = (gamma.as_tensor() / std)?;
+        let weight = self.weight.broadcast_mul(&scale)?;
+        let bias = (beta.as_tensor() - (running_mean.as_detached_tensor() * scale)?)?;
+        let epilogue = Epilogue { bias: Some(&bias), residual, relu };
+        Ok(selfsup_kernels::conv2d_with(x, &weight, epilogue, self.config)?)
+    }
+
+    /// Moves the running statistics as [`BatchNorm::forward`] does.
+    pub fn update(&self, batch: &LayerStatistics) -> Result<()> {
+        self.norm.update(&batch.mean, &batch.var, batch.count)
     }
 }
 
@@ -56,7 +82,7 @@ pub struct BatchNorm {
 /// Share of the batch in the new running statistics: PyTorch's `momentum`.
 const BATCH_NORM_MOMENTUM: f64 = 0.1;
 /// Added to the variance: PyTorch's default.
-const BATCH_NORM_EPS: f64 = 1e-5;
+pub(crate) const BATCH_NORM_EPS: f64 = 1e-5;
 
 impl BatchNorm {
     /// Declares `weight` (ones), `bias` (zeros), `running_mean` (zeros) and `running_var` (ones).
@@ -79,10 +105,14 @@ impl BatchNorm {
             return Ok(selfsup_kernels::batch_norm_eval(x, weight, bias, mean, var, residual, config)?);
         }
         let out = selfsup_kernels::batch_norm_train(x, weight, bias, residual, config)?;
-        let count = (x.elem_count() / x.dim(candle_core::D::Minus1)?) as f64;
-        blend(&self.running_mean, &out.mean, 1.0)?;
-        blend(&self.running_var, &out.var, count / (count - 1.0))?;
+        self.update(&out.mean, &out.var, x.elem_count() / x.dim(candle_core::D::Minus1)?)?;
         Ok(out.y)
+    }
+
+    /// Moves the running statistics towards those of a batch with `count` values a channel.
+    fn update(&self, mean: &Tensor, var: &Tensor, count: usize) -> Result<()> {
+        blend(&self.running_mean, mean, 1.0)?;
+        blend(&self.running_var, var, count as f64 / (count as f64 - 1.0))
     }
 }
 

@@ -42,5 +42,5 @@ pub use arch::{ARCHS, Arch, arch, nearest};
 pub use encoder::{Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
-pub use layers::{BatchNorm, Conv2d, Linear, Mode};
+pub use layers::{BatchNorm, ConvNorm, Linear, Mode};
 pub use projector::{Projector, ProjectorConfig};

@@ -3,10 +3,10 @@
 //! Bottlenecks carry their stride in the 3×3 convolution, as torchvision's do ("ResNet v1.5"); the paper's
 //! first version has it in the first 1×1. The classifier `fc` is not part of an encoder.
 
-use crate::layers::{BatchNorm, Conv2d, Mode};
+use crate::layers::{BATCH_NORM_EPS, ConvNorm, Mode};
 use crate::{Result, params::ParamBuilder};
 use candle_core::Tensor;
-use selfsup_kernels::Conv2dConfig;
+use selfsup_kernels::{BatchNormConfig, ResidualBlock, residual_blocks_train};
 
 /// What comes before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +62,9 @@ impl ResNetConfig {
 /// A residual network without classifier: `[n, h, w, 3]` f32 → features `[n, d]`.
 #[derive(Debug, Clone)]
 pub struct ResNet {
-    stem: Stem,
-    conv1: Conv2d,
-    bn1: BatchNorm,
+    stem: Residual,
+    /// Whether the stem ends with pooling.
+    pool: bool,
     blocks: Vec<Residual>,
 }
 
@@ -76,8 +76,9 @@ impl ResNet {
             Stem::Cifar => (3, 1),
             Stem::Halving => (3, 2),
         };
-        let conv1 = Conv2d::new(3, config.width, kernel, square(kernel, stride), &build.part("conv1"))?;
-        let bn1 = BatchNorm::new(config.width, &build.part("bn1"))?;
+        let (conv, norm) = (build.part("conv1"), build.part("bn1"));
+        let conv1 = ConvNorm::new((3, config.width), kernel, stride, &conv, &norm)?;
+        let stem = Residual { layers: vec![conv1], shortcut: Shortcut::Nothing };
         let mut blocks = Vec::new();
         let mut c = config.width;
         for (stage, &count) in config.stages.iter().enumerate() {
@@ -89,27 +90,58 @@ impl ResNet {
                 c = width * config.block.expansion();
             }
         }
-        Ok(Self { stem: config.stem, conv1, bn1, blocks })
+        Ok(Self { stem, pool: config.stem == Stem::ImageNet, blocks })
     }
 
     /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = self.bn1.forward(&self.conv1.forward(x)?, None, true, mode)?;
-        if self.stem == Stem::ImageNet {
-            x = selfsup_kernels::max_pool2d(&x, 3, 2, 1)?;
-        }
-        for block in &self.blocks {
-            x = block.forward(&x, mode)?;
-        }
+        let pool = |x: &Tensor| selfsup_kernels::max_pool2d(x, 3, 2, 1);
+        let x = match (mode, self.pool) {
+            (Mode::Train, true) => train(&pool(&train(x, [&self.stem])?)?, &self.blocks)?,
+            (Mode::Train, false) => train(x, [&self.stem].into_iter().chain(&self.blocks))?,
+            (Mode::Eval, _) => {
+                let mut x = self.stem.forward_eval(x)?;
+                if self.pool {
+                    x = pool(&x)?;
+                }
+                for block in &self.blocks {
+                    x = block.forward_eval(&x)?;
+                }
+                x
+            }
+        };
         Ok(selfsup_kernels::global_avg_pool(&x)?)
     }
 }
 
-/// One block: convolutions with their normalisations, and the projection of the shortcut where shapes change.
+/// Blocks in training, as one operation; their running statistics move.
+fn train<'a>(x: &Tensor, blocks: impl IntoIterator<Item = &'a Residual>) -> Result<Tensor> {
+    let blocks: Vec<&Residual> = blocks.into_iter().collect();
+    let norm = BatchNormConfig { eps: BATCH_NORM_EPS, ..BatchNormConfig::default() };
+    let kernels: Vec<ResidualBlock<'_>> = blocks.iter().map(|block| block.as_kernel()).collect();
+    let out = residual_blocks_train(x, &kernels, norm)?;
+    let layers = blocks.iter().flat_map(|block| block.layers.iter().chain(block.projection()));
+    for (layer, batch) in layers.zip(&out.statistics) {
+        layer.update(batch)?;
+    }
+    Ok(out.y)
+}
+
+/// One block: convolutions with their normalisations, and what goes round them.
 #[derive(Debug, Clone)]
 struct Residual {
-    layers: Vec<(Conv2d, BatchNorm)>,
-    downsample: Option<(Conv2d, BatchNorm)>,
+    layers: Vec<ConvNorm>,
+    shortcut: Shortcut,
+}
+
+/// What is added to a block's last layer.
+#[derive(Debug, Clone)]
+enum Shortcut {
+    /// Nothing: the stem.
+    Nothing,
+    Identity,
+    /// Where shapes change.
+    Projection(ConvNorm),
 }
 
 impl Residual {
@@ -121,40 +153,47 @@ impl Residual {
         };
         let mut layers = Vec::with_capacity(plan.len());
         for (i, &(c, k, kernel, stride)) in plan.iter().enumerate() {
-            let conv = Conv2d::new(
-                c,
-                k,
-                kernel,
-                square(kernel, stride),
-                &build.part(format_args!("conv{}", i + 1)),
-            )?;
-            layers.push((conv, BatchNorm::new(k, &build.part(format_args!("bn{}", i + 1)))?));
+            let part = |name: &str| build.part(format_args!("{name}{}", i + 1));
+            layers.push(ConvNorm::new((c, k), kernel, stride, &part("conv"), &part("bn"))?);
         }
-        let downsample = if stride != 1 || c != out {
-            let conv = Conv2d::new(c, out, 1, square(1, stride), &build.part("downsample.0"))?;
-            Some((conv, BatchNorm::new(out, &build.part("downsample.1"))?))
+        let shortcut = if stride != 1 || c != out {
+            let (conv, norm) = (build.part("downsample.0"), build.part("downsample.1"));
+            Shortcut::Projection(ConvNorm::new((c, out), 1, stride, &conv, &norm)?)
         } else {
-            None
+            Shortcut::Identity
         };
-        Ok(Self { layers, downsample })
+        Ok(Self { layers, shortcut })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let shortcut = match &self.downsample {
-            Some((conv, bn)) => bn.forward(&conv.forward(x)?, None, false, mode)?,
-            None => x.clone(),
+    fn projection(&self) -> Option<&ConvNorm> {
+        match &self.shortcut {
+            Shortcut::Projection(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    fn as_kernel(&self) -> ResidualBlock<'_> {
+        ResidualBlock {
+            layers: self.layers.iter().map(ConvNorm::as_kernel).collect(),
+            shortcut: match &self.shortcut {
+                Shortcut::Nothing => selfsup_kernels::Shortcut::Nothing,
+                Shortcut::Identity => selfsup_kernels::Shortcut::Identity,
+                Shortcut::Projection(layer) => selfsup_kernels::Shortcut::Projection(layer.as_kernel()),
+            },
+        }
+    }
+
+    fn forward_eval(&self, x: &Tensor) -> Result<Tensor> {
+        let shortcut = match &self.shortcut {
+            Shortcut::Nothing => None,
+            Shortcut::Identity => Some(x.clone()),
+            Shortcut::Projection(layer) => Some(layer.forward_eval(x, None, false)?),
         };
         let mut y = x.clone();
-        let last = self.layers.len() - 1;
-        for (i, (conv, bn)) in self.layers.iter().enumerate() {
-            let residual = (i == last).then_some(&shortcut);
-            y = bn.forward(&conv.forward(&y)?, residual, true, mode)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let residual = shortcut.as_ref().filter(|_| i + 1 == self.layers.len());
+            y = layer.forward_eval(&y, residual, true)?;
         }
         Ok(y)
     }
-}
-
-/// A convolution whose padding keeps the size at stride 1.
-fn square(kernel: usize, stride: usize) -> Conv2dConfig {
-    Conv2dConfig { stride, padding: kernel / 2, ..Conv2dConfig::default() }
 }

@@ -194,7 +194,13 @@ impl BatchNorm {
         };
         let affines = self.with_params(views[1].as_slice::<T>()?);
         let own = self.own_statistics;
-        let d = cpu::gradients(Cow::Borrowed(views[0].as_slice::<T>()?), gate, views[3].as_slice()?, &affines, own);
+        let d = cpu::gradients(
+            Cow::Borrowed(views[0].as_slice::<T>()?),
+            gate,
+            views[3].as_slice()?,
+            &affines,
+            own,
+        );
         let like_x = |values: Vec<T>| Tensor::from_vec(values, x.shape(), x.device());
         let dparams: Vec<T> = d.weight.iter().chain(&d.bias).map(|&d| T::from_f64(d)).collect();
         let dparams = Tensor::from_vec(dparams, 2 * self.c, x.device())?;

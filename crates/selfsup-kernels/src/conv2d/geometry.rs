@@ -31,11 +31,7 @@ impl Geometry {
     }
 
     /// [`Geometry::new`] for an x that is no tensor, of `[n, h, w, c]` none of which is 0.
-    pub(crate) fn of(
-        [n, h, w, c]: [usize; 4],
-        weight: &Tensor,
-        config: Conv2dConfig,
-    ) -> Result<Self> {
+    pub(crate) fn of([n, h, w, c]: [usize; 4], weight: &Tensor, config: Conv2dConfig) -> Result<Self> {
         let Conv2dConfig { stride, padding, dilation, groups } = config;
         for (name, value) in [("stride", stride), ("dilation", dilation), ("groups", groups)] {
             if value == 0 {

@@ -112,7 +112,12 @@ impl Network {
         blocks.collect()
     }
 
-    fn convolve<T: Element>(&self, g: &Geometry, x: &[T], params: Params<'_, T>) -> (Vec<T>, BatchStatistics) {
+    fn convolve<T: Element>(
+        &self,
+        g: &Geometry,
+        x: &[T],
+        params: Params<'_, T>,
+    ) -> (Vec<T>, BatchStatistics) {
         let z = forward(Arch::new(), path(g), g, x, params.weight, Finish::default());
         let statistics = BatchStatistics::new(&z, g.k, self.groups, self.eps);
         (z, statistics)

@@ -106,7 +106,8 @@ fn it_is_the_composition_of_the_single_operations() {
             assert_close(got, expected, 1e-11);
         }
         let narrow = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
-        let y = run(&narrow(&x), &params.iter().map(narrow).collect::<Vec<_>>(), groups, residual_blocks_train);
+        let y =
+            run(&narrow(&x), &params.iter().map(narrow).collect::<Vec<_>>(), groups, residual_blocks_train);
         assert_close(&y[0], &expected[0], 1e-4);
     }
 }
@@ -117,9 +118,8 @@ fn gradients_are_those_of_finite_differences() {
     let params = params(3);
     let mut inputs = vec![x];
     inputs.extend(params.iter().cloned());
-    let f = |t: &[Tensor]| {
-        Ok::<_, crate::Error>(residual_blocks_train(&t[0], &blocks(3, &t[1..]), norm(1))?.y)
-    };
+    let f =
+        |t: &[Tensor]| Ok::<_, crate::Error>(residual_blocks_train(&t[0], &blocks(3, &t[1..]), norm(1))?.y);
     GradCheck::f64().check(&inputs, f).unwrap();
 }
 
@@ -177,7 +177,13 @@ fn results_do_not_depend_on_layout_or_threads() {
     let transposed = x.transpose(1, 2).unwrap().contiguous().unwrap().transpose(1, 2).unwrap();
     let turned: Vec<Tensor> = params
         .iter()
-        .map(|p| if p.rank() == 4 { p.permute((3, 2, 1, 0)).unwrap().contiguous().unwrap().permute((3, 2, 1, 0)).unwrap() } else { p.clone() })
+        .map(|p| {
+            if p.rank() == 4 {
+                p.permute((3, 2, 1, 0)).unwrap().contiguous().unwrap().permute((3, 2, 1, 0)).unwrap()
+            } else {
+                p.clone()
+            }
+        })
         .collect();
     let y = residual_blocks_train(&transposed, &blocks(3, &turned), norm(1)).unwrap().y;
     assert_same_bits(&y, &expected[0]);

@@ -17,6 +17,9 @@
 //!
 //! Exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted; what was measured is reported then too.
 
+// The `selfsup` command's, which this speaks for.
+#[path = "../../crates/selfsup-cli/src/allocator.rs"]
+mod allocator;
 mod args;
 mod cases;
 mod compare;
@@ -32,11 +35,8 @@ use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
-// As in the `selfsup` command, which this speaks for.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Guard(args) => guard::run(&args),

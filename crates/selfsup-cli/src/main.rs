@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 the work failed, 2 wrong usage or configuration (nothing was written),
 //! 130 interrupted with a checkpoint written.
 
+mod allocator;
 mod args;
 mod commands;
 mod failure;
@@ -15,12 +16,8 @@ use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
-// Training allocates and frees buffers of megabytes at each step; the system's allocator gives them back to
-// the kernel and faults them in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Probe(args) => commands::probe::run(args),

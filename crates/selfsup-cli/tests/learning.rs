@@ -6,10 +6,10 @@ use selfsup_data::{OpenOptions, Part, Source, open};
 use std::fs;
 use std::path::Path;
 
-/// What kNN, linear and linear with few labels must gain, in points. They gain 5.0, 5.1 and 7.8; with a loss whose
-/// positives are other images' views, 3.6, 1.4 and 2.0 (training moves the running statistics, and that alone helps
-/// the neighbours, so their margin only shows that something was learned).
-const MARGINS: [f64; 3] = [2.0, 3.2, 4.5];
+/// What kNN, linear and linear with few labels must gain together, in points. With seeds 0 to 3, each as good as another
+/// processor's rounding, they gained 20, 9, 16 and 11, and each of them at least 2; with a loss whose positives are other
+/// images' views −2. (After 150 steps the gains were 5 to 17 and, with that loss, −13 to 8: too near.)
+const GAIN: f64 = 5.0;
 
 /// Class folders of some of the shipped images.
 fn folders(root: &Path, part: Part, name: &str, count: usize) {
@@ -34,7 +34,7 @@ fn row(table: &str, start: &str) -> [f64; 3] {
 fn the_probe_prefers_the_pretrained_encoder() {
     let dir = tempfile::tempdir().unwrap();
     folders(&dir.path().join("data"), Part::Train, "train", 1200);
-    folders(&dir.path().join("data"), Part::Test, "test", 1000);
+    folders(&dir.path().join("data"), Part::Test, "test", 3000);
     let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
     let command = command.current_dir(dir.path()).args(["pretrain", "simclr", "--data", "data", "--quiet"]);
     let command = command.args([
@@ -45,7 +45,7 @@ fn the_probe_prefers_the_pretrained_encoder() {
         "--batch-size",
         "64",
         "--steps",
-        "150",
+        "400",
     ]);
     let command = command.args([
         "--set",
@@ -59,7 +59,6 @@ fn the_probe_prefers_the_pretrained_encoder() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (untrained, pretrained) =
         (row(&table, "resnet10-mini, untrained"), row(&table, "resnet10-mini, simclr"));
-    for ((untrained, pretrained), margin) in untrained.iter().zip(pretrained).zip(MARGINS) {
-        assert!(pretrained > untrained + margin, "{table}");
-    }
+    let gains: Vec<f64> = pretrained.iter().zip(untrained).map(|(after, before)| after - before).collect();
+    assert!(gains.iter().all(|gain| *gain > 0.0) && gains.iter().sum::<f64>() > GAIN, "{table}");
 }

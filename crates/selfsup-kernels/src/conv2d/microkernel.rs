@@ -95,20 +95,21 @@ pub(super) struct BlockFinish<T> {
     pub relu: bool,
 }
 
-/// out[m, ..width] = finish(Σ_t Σ_i sources[t·M + m][i] · weights[at[t] + i·N·lanes ..]), i < depth.
+/// out[m, ..width] = finish(Σ_t Σ_i sources[m][offset_t + i] · weights[at_t + i·N·lanes ..]), i < depth, the taps being
+/// (offset, at).
 ///
 /// # Safety
-/// Each of the `at.len() · M` sources points to `depth` numbers; each place in `at` is followed by `depth · N`
-/// vectors in `weights`; `width` is above (N − 1) vectors and at most N; for the first `valid` places in
+/// Each offset leads from each source to `depth` numbers of the same allocation; each place in `weights` is followed by
+/// `depth · N` vectors; `width` is above (N − 1) vectors and at most N; for the first `valid` places in
 /// `out`, `width` numbers from there may be written in y, read in the residual, if there is one, and no one else
 /// touches them; the bias has `width` numbers.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N: usize>(
     simd: S,
-    sources: &[*const T],
+    sources: &[*const T; M],
     weights: *const T,
-    at: &[usize],
+    taps: &[(isize, usize)],
     depth: usize,
     y: *mut T,
     out: &[usize; MAX_ROWS],
@@ -118,18 +119,21 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
 ) {
     let lanes = T::lanes::<S>();
     let mut sums = [[T::splat(simd, T::ZERO); N]; M];
-    for (sources, &at) in sources.chunks_exact(M).zip(at) {
+    for &(offset, at) in taps {
         // SAFETY: the caller's promise: all addresses are within their `depth` numbers or vectors.
         unsafe {
-            let sources: [*const T; M] = *sources.as_ptr().cast();
+            let mut places = *sources;
+            for place in &mut places {
+                *place = place.offset(offset);
+            }
             let mut weights = weights.add(at);
             for i in 0..depth {
                 let mut w = [T::splat(simd, T::ZERO); N];
                 for (n, w) in w.iter_mut().enumerate() {
                     *w = load::<S, T>(weights.add(n * lanes));
                 }
-                for (source, sums) in sources.iter().zip(&mut sums) {
-                    let x = T::splat(simd, *source.add(i));
+                for (place, sums) in places.iter().zip(&mut sums) {
+                    let x = T::splat(simd, *place.add(i));
                     for (sum, w) in sums.iter_mut().zip(&w) {
                         *sum = T::mul_add(simd, x, *w, *sum);
                     }
@@ -138,6 +142,18 @@ pub(super) unsafe fn gather_product<S: Simd, T: Element, const M: usize, const N
             }
         }
     }
+    if valid == M && width == N * lanes && finish.is_nothing() {
+        // Straight from the registers: a short depth takes hardly longer than the checks below.
+        for (sums, row) in sums.iter().zip(out) {
+            for (n, sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's promise: these N vectors are in y, and no one else touches them.
+                unsafe { y.add(row + n * lanes).cast::<T::Vector<S>>().write_unaligned(*sum) };
+            }
+        }
+        return;
+    }
+    // A copy: indexed by a loop that is not unrolled, the sums themselves would have to lie in memory.
+    let sums = sums;
     for (m, (sums, row)) in sums.iter().zip(out).enumerate() {
         if m < valid {
             for (n, sum) in sums.iter().enumerate() {
@@ -169,6 +185,11 @@ impl<T: Element> BlockFinish<T> {
     /// Sums that are written as they are.
     pub(super) const NOTHING: Self =
         Self { accumulate: false, bias: std::ptr::null(), residual: None, relu: false };
+
+    #[inline(always)]
+    fn is_nothing(&self) -> bool {
+        !self.accumulate && self.bias.is_null() && self.residual.is_none() && !self.relu
+    }
 
     /// Finishes a vector of sums, the columns from `from` on of the row of `width` columns at `row`, and writes it.
     ///

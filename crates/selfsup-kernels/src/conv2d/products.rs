@@ -3,13 +3,13 @@
 //! y[q, k] = Σ_taps Σ_i x[source(q, tap) + i] · weight[tap, i, k]
 //!
 //! Weights are packed once into blocks of as many columns as the registers hold. A task owns some output pixels
-//! (and perhaps a block of columns), takes them M at a time, looks up where each one's taps lie, and leaves the rest
-//! to the micro-kernel. Taps that none of the M pixels sees are skipped; so pixels that see the same taps are
-//! put together. Nothing depends on the number of threads but who does a task.
+//! (and perhaps a block of columns), takes them M at a time and leaves the rest to the micro-kernel. Pixels that see the
+//! same taps go together, neighbours where they can, so that what one reads the next finds in the cache, and so that
+//! where the taps lie is known but for one place a pixel. Nothing depends on the number of threads but who does a task.
 
 use super::cpu::Finish;
 use super::microkernel::{Block, BlockFinish, MAX_ROWS, blocks, gather_product, with_block};
-use super::taps::Taps;
+use super::taps::{Class, Taps};
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
 use crate::simd::isolated;
@@ -57,13 +57,11 @@ impl<'a, T: Element> Products<'a, T> {
         let plan = self.plan(arch);
         let weights = self.packed(&plan, pack);
         let k = self.groups * self.group_k;
-        let (positions, classes) = taps.positions();
-        let pixels = self.n * positions.len();
+        let classes = taps.classes();
+        let pixels = self.n * taps.out_h * taps.out_w;
+        assert!(x.len() == self.n * taps.image, "x is {} images", self.n);
         let mut y = Vec::with_capacity(pixels * k);
         let out = Shared::new(y.as_mut_ptr());
-        // The rows of a block are one position of many images where positions differ in the taps that they see, and
-        // neighbours, whose outputs are neighbours too, where they do not.
-        let images_inside = classes > 1 && self.n >= MAX_ROWS;
         let chunk = pixels.div_ceil(TASKS).max(TASK_PIXELS).next_multiple_of(24);
         let chunks = pixels.div_ceil(chunk);
         let parts = if chunks >= TASKS / 2 { 1 } else { plan.blocks.len() };
@@ -75,8 +73,7 @@ impl<'a, T: Element> Products<'a, T> {
                 products: self,
                 plan: &plan,
                 blocks,
-                positions: &positions,
-                images_inside,
+                classes: &classes,
                 pixels: range,
                 x,
                 weights: weights.as_slice(),
@@ -131,8 +128,8 @@ struct Task<'a, 'b, T> {
     products: &'a Products<'b, T>,
     plan: &'a Plan,
     blocks: &'a [Block],
-    positions: &'a [(usize, usize)],
-    images_inside: bool,
+    classes: &'a [Class],
+    /// Numbered class by class.
     pixels: Range<usize>,
     x: &'a [T],
     weights: &'a [T],
@@ -154,11 +151,6 @@ impl<T: Element> Task<'_, '_, T> {
     #[inline(always)]
     fn block<S: Simd, const M: usize, const N: usize>(&self, simd: S, block: &Block) {
         let taps = self.products.taps;
-        let k = self.products.groups * self.products.group_k;
-        let plane = taps.out_h * taps.out_w;
-        let zeros = vec![T::ZERO; self.plan.depth];
-        let mut sources: Vec<*const T> = Vec::with_capacity(taps.count() * M);
-        let mut at = Vec::with_capacity(taps.count());
         let mut weights = block.at * taps.count() * taps.depth;
         let mut from = 0;
         while from < taps.depth {
@@ -166,77 +158,124 @@ impl<T: Element> Task<'_, '_, T> {
             let last = from + depth == taps.depth;
             let finish = if last { self.products.finish } else { Finish::default() };
             let finish = BlockFinish { accumulate: from > 0, ..BlockFinish::new(finish, block) };
-            let packed = self.weights[weights..].as_ptr();
-            let offset = block.group * taps.depth + from;
-            let mut first = self.pixels.start;
-            while first < self.pixels.end {
-                let valid = M.min(self.pixels.end - first);
-                let pixels: [_; M] = std::array::from_fn(|m| self.pixel(first + m.min(valid - 1)));
-                let mut out = [0; MAX_ROWS];
-                for (out, &(image, (i, j))) in out.iter_mut().zip(&pixels) {
-                    *out = (image * plane + i * taps.out_w + j) * k + block.column;
+            let mut start = 0;
+            for class in self.classes {
+                let end = start + class.len() * self.products.n;
+                let pixels = self.pixels.start.max(start)..self.pixels.end.min(end);
+                if !pixels.is_empty() {
+                    let pixels = pixels.start - start..pixels.end - start;
+                    let packed = &self.weights[weights..][..taps.count() * depth * block.stride];
+                    let part = Part { block, from: block.group * taps.depth + from, depth, finish, packed };
+                    self.class::<S, M, N>(simd, class, pixels, &part);
                 }
-                sources.clear();
-                at.clear();
-                let same = pixels.iter().all(|(_, position)| *position == pixels[0].1);
-                for a in 0..taps.kh {
-                    for b in 0..taps.kw {
-                        let tap = a * taps.kw + b;
-                        if same {
-                            let Some(source) = taps.source(pixels[0].1, a, b) else { continue };
-                            for (image, _) in pixels {
-                                sources.push(&raw const self.x[image * taps.image + source + offset]);
-                            }
-                        } else {
-                            let places = pixels.map(|(image, position)| {
-                                taps.source(position, a, b).map(|s| image * taps.image + s + offset)
-                            });
-                            if places.iter().all(Option::is_none) {
-                                continue;
-                            }
-                            for place in places {
-                                sources.push(place.map_or(zeros.as_ptr(), |place| &raw const self.x[place]));
-                            }
-                        }
-                        at.push(tap * depth * block.stride);
-                    }
-                }
-                // SAFETY: a source is followed by the depth of its tap, which ends within its pixel (or, where images
-                // carry their padding, its kernel row) in x, or is zeros of that length. The block's packed weights
-                // hold N vectors for each tap and depth. The block's columns are `width` in y, the residual and the bias,
-                // and this task alone has these pixels and columns.
-                isolated(
-                    simd,
-                    #[inline(always)]
-                    || unsafe {
-                        gather_product::<S, T, M, N>(
-                            simd,
-                            &sources,
-                            packed,
-                            &at,
-                            depth,
-                            self.y.get(),
-                            &out,
-                            valid,
-                            block.width,
-                            finish,
-                        );
-                    },
-                );
-                first += M;
+                start = end;
             }
             weights += taps.count() * depth * block.stride;
             from += depth;
         }
     }
 
-    /// Image and position of the q-th output pixel.
+    /// Some pixels of a class.
     #[inline(always)]
-    fn pixel(&self, q: usize) -> (usize, (usize, usize)) {
-        if self.images_inside {
-            (q % self.products.n, self.positions[q / self.products.n])
-        } else {
-            (q / self.positions.len(), self.positions[q % self.positions.len()])
+    fn class<S: Simd, const M: usize, const N: usize>(
+        &self,
+        simd: S,
+        class: &Class,
+        pixels: Range<usize>,
+        part: &Part<'_, T>,
+    ) {
+        let Part { block, from, depth, finish, packed } = *part;
+        let taps: Vec<(isize, usize)> =
+            class.taps.iter().map(|&(tap, offset)| (offset, tap * depth * block.stride)).collect();
+        let mut places = Places::new(self.products.taps, class, pixels.start);
+        let k = self.products.groups * self.products.group_k;
+        for first in pixels.clone().step_by(M) {
+            let valid = M.min(pixels.end - first);
+            let (mut sources, mut out) = ([std::ptr::null(); M], [0; MAX_ROWS]);
+            let mut at = (0, 0);
+            for (m, (source, out)) in sources.iter_mut().zip(&mut out).enumerate() {
+                // Rows beyond the last pixel work it out again, and are not written.
+                if m < valid {
+                    at = places.next();
+                }
+                (*source, *out) = (&raw const self.x[at.0 + from], at.1 * k + block.column);
+            }
+            // SAFETY: from each pixel's first place each offset leads to the tap's place in the same image of x, followed
+            // by its group's depth: `Taps::classes` has checked both. The block's packed weights hold N vectors for each tap
+            // and depth. The block's columns are `width` in y, the residual and the bias, and this task alone has these
+            // pixels and columns.
+            isolated(
+                simd,
+                #[inline(always)]
+                || unsafe {
+                    gather_product::<S, T, M, N>(
+                        simd,
+                        &sources,
+                        packed.as_ptr(),
+                        &taps,
+                        depth,
+                        self.y.get(),
+                        &out,
+                        valid,
+                        block.width,
+                        finish,
+                    );
+                },
+            );
         }
+    }
+}
+
+/// A block's columns for a part of the depth.
+struct Part<'a, T> {
+    block: &'a Block,
+    /// The part's first number in a pixel of x.
+    from: usize,
+    depth: usize,
+    finish: BlockFinish<T>,
+    packed: &'a [T],
+}
+
+/// The pixels of a class in the order of memory: where the first tap reads, and the pixel's number.
+struct Places<'a> {
+    taps: &'a Taps,
+    class: &'a Class,
+    image: usize,
+    row: usize,
+    column: usize,
+    /// Of the row's beginning.
+    source: usize,
+    out: usize,
+}
+
+impl<'a> Places<'a> {
+    fn new(taps: &'a Taps, class: &'a Class, first: usize) -> Self {
+        let (image, position) = (first / class.len(), first % class.len());
+        let (row, column) = (position / class.columns.len(), position % class.columns.len());
+        let mut places = Self { taps, class, image, row, column, source: 0, out: 0 };
+        places.begin_row();
+        places
+    }
+
+    #[inline(always)]
+    fn begin_row(&mut self) {
+        let row = self.class.rows[self.row];
+        self.source = self.image * self.taps.image + row.source;
+        self.out = (self.image * self.taps.out_h + row.at) * self.taps.out_w;
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> (usize, usize) {
+        let column = self.class.columns[self.column];
+        let place = (self.source + column.source, self.out + column.at);
+        self.column += 1;
+        if self.column == self.class.columns.len() {
+            (self.column, self.row) = (0, self.row + 1);
+            if self.row == self.class.rows.len() {
+                (self.row, self.image) = (0, self.image + 1);
+            }
+            self.begin_row();
+        }
+        place
     }
 }

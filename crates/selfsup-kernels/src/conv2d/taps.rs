@@ -18,6 +18,8 @@ pub(super) struct Taps {
     pub depth: usize,
     /// Numbers in an input image.
     pub image: usize,
+    /// Runs of `depth` numbers in a pixel, one for each group.
+    pub groups: usize,
     /// Output positions of an image.
     pub out_h: usize,
     pub out_w: usize,
@@ -34,6 +36,7 @@ impl Taps {
             kw: g.kw,
             depth: g.group_c(),
             image: g.h * g.w * g.c,
+            groups: g.groups,
             out_h: g.out_h,
             out_w: g.out_w,
             rows: table(g.out_h, g.kh, g.w * g.c, |i, a| place(i * g.stride + a * g.dilation, g.pad_h, g.h)),
@@ -50,6 +53,7 @@ impl Taps {
             kw: 1,
             depth: g.kw * g.c,
             image: h * w * g.c,
+            groups: 1,
             out_h: g.out_h,
             out_w: g.out_w,
             rows: table(g.out_h, g.kh, w * g.c, |i, a| Some(i * g.stride + a * g.dilation)),
@@ -69,6 +73,7 @@ impl Taps {
             kw: g.kw,
             depth: g.group_k(),
             image: g.out_h * g.out_w * g.k,
+            groups: g.groups,
             out_h: g.h,
             out_w: g.w,
             rows: table(g.h, g.kh, g.out_w * g.k, |y, a| seen(y, a, g.pad_h, g.out_h)),
@@ -88,18 +93,91 @@ impl Taps {
         (at >= 0).then_some(at as usize)
     }
 
-    /// The output positions of an image, those that see the same taps together, else in the order of memory; and how many
-    /// classes of positions there are.
-    pub(super) fn positions(&self) -> (Vec<(usize, usize)>, usize) {
+    /// How far on from the first tap each one reads, if every position sees them all.
+    pub(super) fn offsets(&self) -> Option<Vec<usize>> {
+        match &self.classes()[..] {
+            [class] if class.taps.len() == self.count() => {
+                class.taps.iter().map(|&(_, offset)| usize::try_from(offset).ok()).collect()
+            }
+            _ => None,
+        }
+    }
+
+    /// The output positions of an image, parted by the taps that they see.
+    ///
+    /// # Panics
+    /// If a tap left its image, which is a fault in this crate: what reads through a class does not check again.
+    pub(super) fn classes(&self) -> Vec<Class> {
         let rows = classes(&self.rows, self.kh);
         let columns = classes(&self.columns, self.kw);
-        let mut positions = Vec::with_capacity(self.out_h * self.out_w);
+        let mut classes = Vec::with_capacity(rows.len() * columns.len());
         for rows in &rows {
-            for columns in &columns {
-                positions.extend(rows.iter().flat_map(|&i| columns.iter().map(move |&j| (i, j))));
+            classes.extend(columns.iter().map(|columns| self.class(rows, columns)));
+        }
+        classes
+    }
+
+    /// The positions of some rows and columns whose taps are the same.
+    fn class(&self, rows: &[usize], columns: &[usize]) -> Class {
+        let (row_table, column_table) =
+            (&self.rows[rows[0] * self.kh..], &self.columns[columns[0] * self.kw..]);
+        let inside =
+            |table: &[isize], taps: usize| (0..taps).filter(|&tap| table[tap] >= 0).collect::<Vec<_>>();
+        let (a, b) = (inside(row_table, self.kh), inside(column_table, self.kw));
+        let (Some(&first_a), Some(&first_b)) = (a.first(), b.first()) else {
+            let unseen = |at: &usize| Line { source: 0, at: *at };
+            let (rows, columns) = (rows.iter().map(unseen).collect(), columns.iter().map(unseen).collect());
+            return Class { taps: Vec::new(), rows, columns };
+        };
+        let mut taps = Vec::with_capacity(a.len() * b.len());
+        for &a in &a {
+            for &b in &b {
+                let offset = row_table[a] - row_table[first_a] + column_table[b] - column_table[first_b];
+                taps.push((a * self.kw + b, offset));
             }
         }
-        (positions, rows.len() * columns.len())
+        let line = |table: &[isize], at: usize, tap: usize| Line { source: table[at + tap] as usize, at: 0 };
+        let rows: Vec<Line> =
+            rows.iter().map(|&i| Line { at: i, ..line(&self.rows, i * self.kh, first_a) }).collect();
+        let columns: Vec<Line> =
+            columns.iter().map(|&j| Line { at: j, ..line(&self.columns, j * self.kw, first_b) }).collect();
+        let ends = |lines: &[Line]| {
+            let sources = || lines.iter().map(|line| line.source as isize);
+            (sources().min().unwrap_or(0), sources().max().unwrap_or(0))
+        };
+        let (row, column) = (ends(&rows), ends(&columns));
+        let pixel = (self.depth * self.groups) as isize;
+        for (_, offset) in &taps {
+            let (first, last) = (row.0 + column.0 + offset, row.1 + column.1 + offset);
+            assert!(first >= 0 && last + pixel <= self.image as isize, "a tap leaves its image");
+        }
+        Class { taps, rows, columns }
+    }
+}
+
+/// Output positions that see the same taps: some rows by some columns. From tap to tap all of them read equally far on,
+/// so that a position needs but one place.
+#[derive(Debug, Clone)]
+pub(super) struct Class {
+    /// The taps, and where each reads, from where the first does.
+    pub taps: Vec<(usize, isize)>,
+    pub rows: Vec<Line>,
+    pub columns: Vec<Line>,
+}
+
+/// A row or a column of output positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Its part of the place where the first tap reads.
+    pub source: usize,
+    /// Which one it is.
+    pub at: usize,
+}
+
+impl Class {
+    /// Positions in an image.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len() * self.columns.len()
     }
 }
 

@@ -191,7 +191,7 @@ impl<T: Element> Forward<'_, T> {
                         simd,
                         &sources,
                         weights.as_ptr(),
-                        &[0],
+                        &[(0, 0)],
                         c,
                         to,
                         &out,

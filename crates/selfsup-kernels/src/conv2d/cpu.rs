@@ -118,6 +118,9 @@ pub(crate) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, 
     match path {
         Path::Depthwise => super::depthwise::backward_weight(arch, g, x, dy),
         Path::Winograd => winograd::backward_weight(arch, g, x, dy),
+        Path::Direct if g.n * g.out_h * g.out_w <= few_pixels::MOST => {
+            few_pixels::backward_weight(arch, g, x, dy)
+        }
         Path::Direct => {
             let (x, taps) = source(g, x);
             weight_gradient(arch, &taps, g.n, g.groups, &x, dy)

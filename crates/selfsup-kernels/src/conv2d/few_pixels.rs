@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// Output pixels up to which this is faster.
 pub(super) const MOST: usize = 8;
+/// Numbers of the weight's gradient that a task works out.
+const TASK: usize = 16 * 1024;
 /// Channels of dx that a task works out.
 const CHANNELS: usize = 32;
 
@@ -136,6 +138,73 @@ impl<T: Element> WithSimd for Channels<'_, T> {
                 }
                 dx[pixel] = T::total(simd, sum);
             });
+        }
+    }
+}
+
+/// dweight of the convolution: each row of it is written once.
+pub(super) fn backward_weight<T: Element>(arch: Arch, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let taps = Taps::forward(g);
+    let blocks = blocks::<T>(arch, g.groups, g.group_k());
+    let rows = taps.count() * taps.depth;
+    let mut dweight = Vec::with_capacity(rows * g.k);
+    let out = Shared::new(dweight.as_mut_ptr());
+    let task = (TASK / g.k).max(1);
+    (0..rows.div_ceil(task)).into_par_iter().for_each(|index| {
+        let rows = index * task..((index + 1) * task).min(rows);
+        arch.dispatch(Rows { taps: &taps, g, blocks: &blocks, rows, x, dy, dweight: out });
+    });
+    // SAFETY: the capacity is as large, and the tasks have written every column of every row.
+    unsafe { dweight.set_len(rows * g.k) };
+    dweight
+}
+
+/// Some rows of the weight's gradient, all columns.
+struct Rows<'a, T> {
+    taps: &'a Taps,
+    g: &'a Geometry,
+    blocks: &'a [Block],
+    rows: Range<usize>,
+    x: &'a [T],
+    dy: &'a [T],
+    dweight: Shared<T>,
+}
+
+impl<T: Element> WithSimd for Rows<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { taps, g, .. } = self;
+        let lanes = T::lanes::<S>();
+        for row in self.rows {
+            let (tap, i) = (row / taps.depth, row % taps.depth);
+            // Of each pixel that sees the tap: where it reads, and the pixel's row of dy.
+            let mut seen = [(0, 0); MOST];
+            let mut count = 0;
+            for_each_pixel(taps, g.n, |pixel, image, position| {
+                if let Some(source) = taps.source(position, tap / taps.kw, tap % taps.kw) {
+                    seen[count] = (image * taps.image + source + i, pixel * g.k);
+                    count += 1;
+                }
+            });
+            for block in self.blocks {
+                let mut sums = [T::splat(simd, T::ZERO); 4];
+                for (source, dy) in &seen[..count] {
+                    let x = T::splat(simd, self.x[source + block.group * taps.depth]);
+                    let dy = &self.dy[dy + block.column..][..block.width];
+                    for (sum, dy) in sums.iter_mut().zip(dy.chunks(lanes)) {
+                        *sum = T::mul_add(simd, x, read(simd, dy), *sum);
+                    }
+                }
+                let at = row * g.k + block.column;
+                for (sum, from) in sums.iter().zip((0..block.width).step_by(lanes)) {
+                    // SAFETY: the block's columns are in the row of the gradient, which this task alone has.
+                    unsafe {
+                        BlockFinish::NOTHING.write(simd, *sum, self.dweight.get(), at, from, block.width);
+                    }
+                }
+            }
         }
     }
 }

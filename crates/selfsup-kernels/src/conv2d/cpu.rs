@@ -116,7 +116,7 @@ pub(crate) fn backward_input<T: Element>(
 /// dweight[a, b, c, k] = Σ over output pixels of x at the tap · dy.
 pub(crate) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     match path {
-        Path::Depthwise => super::depthwise::backward_weight(arch, g, x, dy),
+        Path::Depthwise => super::depthwise_weight::backward_weight(arch, g, x, dy),
         Path::Winograd => winograd::backward_weight(arch, g, x, dy),
         Path::Direct if g.n * g.out_h * g.out_w <= few_pixels::MOST => {
             few_pixels::backward_weight(arch, g, x, dy)

@@ -1,20 +1,22 @@
 //! Depthwise convolution: one channel in for each channel out, so no matrix product. The channels are the vectors,
-//! contiguous in NHWC; their sums stay in registers while the taps run.
+//! contiguous in NHWC.
+//!
+//! A task owns a row of pixels and takes a few of them at a time, neighbours that see the same taps. While their taps
+//! run, some vectors of sums of each stay in registers; weights serve them all. All channels of these few pixels come
+//! before the next ones, so that memory is read in order, which is what takes the time.
 
-use super::cpu::{Finish, sum_slabs};
+use super::cpu::Finish;
 use super::geometry::Geometry;
-use super::microkernel::{BlockFinish, load, write};
-use super::taps::Taps;
+use super::microkernel::{BlockFinish, load};
+use super::taps::{Class, Line, Taps};
 use crate::element::Element;
 use crate::scratch::Shared;
+use crate::simd::isolated;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::ops::Range;
 
-/// Sums of the weight's gradient, at most: one for every few images.
-const SLABS: usize = 32;
-/// Vectors of channels that go together.
-const VECTORS: usize = 4;
+/// Pixels that go together where there are as many.
+pub(super) const PIXELS: usize = 4;
 
 /// y[.., c] = Σ x at the tap[.., c] · weight[tap, c].
 pub(super) fn forward<T: Element>(
@@ -41,36 +43,61 @@ fn sums<T: Element>(
     finish: Finish<'_, T>,
 ) -> Vec<T> {
     let c = weight.len() / taps.count();
-    let (rows, row) = (n * taps.out_h, taps.out_w * c);
-    let mut y = Vec::with_capacity(rows * row);
+    let rows = Rows::new(taps, c, n, x);
+    let len = n * taps.out_h * taps.out_w * c;
+    let mut y = Vec::with_capacity(len);
     let out = Shared::new(y.as_mut_ptr());
-    (0..rows).into_par_iter().for_each(|index| {
-        arch.dispatch(Row {
-            taps,
-            c,
-            image: index / taps.out_h,
-            i: index % taps.out_h,
-            x,
-            weight,
-            y: out,
-            finish,
-        });
+    (0..n * taps.out_h).into_par_iter().for_each(|row| {
+        arch.dispatch(Row { rows: &rows, row, x, weight, y: out, finish: BlockFinish::of_all(finish) });
     });
-    // SAFETY: the capacity is as large, and the tasks have written every channel of every row.
-    unsafe { y.set_len(rows * row) };
+    // SAFETY: the capacity is as large, and the tasks have written every channel of every pixel of every row.
+    unsafe { y.set_len(len) };
     y
+}
+
+/// The rows of output pixels, by what their pixels see.
+pub(super) struct Rows<'a> {
+    pub taps: &'a Taps,
+    pub c: usize,
+    pub classes: Vec<Class>,
+    /// For each row of an image: the classes that have pixels in it, and the row in each.
+    pub of_row: Vec<Vec<(usize, Line)>>,
+}
+
+impl<'a> Rows<'a> {
+    /// x are n images that the taps read.
+    pub(super) fn new<T>(taps: &'a Taps, c: usize, n: usize, x: &[T]) -> Self {
+        assert!(
+            x.len() == n * taps.image && taps.depth * taps.groups == c,
+            "x is {n} images of {c} channels"
+        );
+        let classes = taps.classes();
+        let mut of_row = vec![Vec::new(); taps.out_h];
+        for (index, class) in classes.iter().enumerate() {
+            for line in &class.rows {
+                of_row[line.at].push((index, *line));
+            }
+        }
+        Self { taps, c, classes, of_row }
+    }
+
+    /// Where the first tap of a pixel reads, and the pixel's number.
+    #[inline(always)]
+    pub(super) fn place(&self, image: usize, row: Line, column: Line) -> (usize, usize) {
+        let out = (image * self.taps.out_h + row.at) * self.taps.out_w + column.at;
+        (image * self.taps.image + row.source + column.source, out)
+    }
 }
 
 /// A row of output pixels.
 struct Row<'a, T> {
-    taps: &'a Taps,
-    c: usize,
-    image: usize,
-    i: usize,
+    rows: &'a Rows<'a>,
+    /// Among those of all images.
+    row: usize,
     x: &'a [T],
     weight: &'a [T],
     y: Shared<T>,
-    finish: Finish<'a, T>,
+    finish: BlockFinish<T>,
 }
 
 impl<T: Element> WithSimd for Row<'_, T> {
@@ -78,161 +105,123 @@ impl<T: Element> WithSimd for Row<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        for_each_group::<S, T>(
-            self.c,
-            #[inline(always)]
-            |from, width| match width / T::lanes::<S>() {
-                VECTORS => self.channels::<S, VECTORS, true>(simd, from, width),
-                1 => self.channels::<S, 1, true>(simd, from, width),
-                _ => self.channels::<S, 1, false>(simd, from, width),
-            },
-        );
+        let out_h = self.rows.taps.out_h;
+        for &(index, line) in &self.rows.of_row[self.row % out_h] {
+            let class = &self.rows.classes[index];
+            match class.columns.len() {
+                PIXELS.. => self.class::<S, PIXELS>(simd, class, line),
+                _ => self.class::<S, 1>(simd, class, line),
+            }
+        }
     }
 }
 
 impl<T: Element> Row<'_, T> {
-    /// N vectors of channels, or, if they are not WHOLE, a part of one.
+    /// The row's pixels of a class, M at a time. The last M reach back to pixels that are done already, where they are not
+    /// a multiple.
     #[inline(always)]
-    fn channels<S: Simd, const N: usize, const WHOLE: bool>(&self, simd: S, from: usize, width: usize) {
-        let Self { taps, c, .. } = *self;
-        let x = &self.x[self.image * taps.image..][..taps.image];
-        let finish = BlockFinish::of_all(self.finish);
-        for j in 0..taps.out_w {
-            let mut sums = [T::splat(simd, T::ZERO); N];
-            for a in 0..taps.kh {
-                for b in 0..taps.kw {
-                    let Some(source) = taps.source((self.i, j), a, b) else { continue };
-                    let x = loaded::<S, T, N, WHOLE>(simd, &x[source + from..][..width]);
-                    let weight = &self.weight[(a * taps.kw + b) * c + from..][..width];
-                    let weight = loaded::<S, T, N, WHOLE>(simd, weight);
-                    for ((sum, x), w) in sums.iter_mut().zip(&x).zip(&weight) {
-                        *sum = T::mul_add(simd, *x, *w, *sum);
+    fn class<S: Simd, const M: usize>(&self, simd: S, class: &Class, line: Line) {
+        let image = self.row / self.rows.taps.out_h;
+        let columns = &class.columns;
+        for first in (0..columns.len()).step_by(M) {
+            let first = first.min(columns.len() - M);
+            let mut places = [(0, 0); M];
+            for (place, column) in places.iter_mut().zip(&columns[first..]) {
+                *place = self.rows.place(image, line, *column);
+            }
+            isolated(
+                simd,
+                #[inline(always)]
+                || self.pixels(simd, class, &places),
+            );
+        }
+    }
+
+    /// All channels of M pixels.
+    #[inline(always)]
+    fn pixels<S: Simd, const M: usize>(&self, simd: S, class: &Class, places: &[(usize, usize); M]) {
+        let (c, lanes) = (self.rows.c, T::lanes::<S>());
+        let mut sources = [std::ptr::null(); M];
+        for (to, (source, _)) in sources.iter_mut().zip(places) {
+            *to = self.x[*source..].as_ptr();
+        }
+        let mut from = 0;
+        while from < c {
+            from += match vectors_together::<S>((c - from) / lanes) {
+                4 => self.vectors::<S, M, 4, true>(simd, class, places, &sources, from),
+                2 => self.vectors::<S, M, 2, true>(simd, class, places, &sources, from),
+                1 => self.vectors::<S, M, 1, true>(simd, class, places, &sources, from),
+                _ => self.vectors::<S, M, 1, false>(simd, class, places, &sources, from),
+            };
+        }
+    }
+
+    /// N vectors of channels of M pixels or, if it is not WHOLE, the part of one that is left. Returns how many channels.
+    #[inline(always)]
+    fn vectors<S: Simd, const M: usize, const N: usize, const WHOLE: bool>(
+        &self,
+        simd: S,
+        class: &Class,
+        places: &[(usize, usize); M],
+        sources: &[*const T; M],
+        from: usize,
+    ) -> usize {
+        let (c, lanes) = (self.rows.c, T::lanes::<S>());
+        let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        for &(tap, offset) in &class.taps {
+            // SAFETY: from each pixel's first place the offset leads to the tap's place in the same image of x, `c`
+            // numbers: `Taps::classes` has checked both, and `Rows::new` the sizes. The weight has as many for the tap.
+            unsafe {
+                let weight = self.weight[tap * c + from..].as_ptr();
+                let mut w = [T::splat(simd, T::ZERO); N];
+                for (n, w) in w.iter_mut().enumerate() {
+                    *w = part::<S, T, WHOLE>(simd, weight.add(n * lanes), c - from);
+                }
+                for (sums, source) in sums.iter_mut().zip(sources) {
+                    let source = source.offset(offset + from as isize);
+                    for (n, (sum, w)) in sums.iter_mut().zip(&w).enumerate() {
+                        let x = part::<S, T, WHOLE>(simd, source.add(n * lanes), c - from);
+                        *sum = T::mul_add(simd, x, *w, *sum);
                     }
                 }
             }
-            let row = ((self.image * taps.out_h + self.i) * taps.out_w + j) * c;
+        }
+        // A copy: indexed by a loop that is not unrolled, the sums themselves would have to lie in memory.
+        let sums = sums;
+        for (sums, (_, pixel)) in sums.iter().zip(places) {
             for (n, sum) in sums.iter().enumerate() {
-                // SAFETY: the row's channels are in y, in the residual, which has its shape, and in the bias, and this task
-                // alone has the row.
-                unsafe { finish.write(simd, *sum, self.y.get(), row, from + n * T::lanes::<S>(), c) };
+                // SAFETY: the pixel's channels are in y, in the residual, which has its shape, and in the bias, and this
+                // task alone has the pixel's row.
+                unsafe { self.finish.write(simd, *sum, self.y.get(), pixel * c, from + n * lanes, c) };
             }
         }
+        if WHOLE { N * lanes } else { c - from }
     }
 }
 
-/// Calls `f` with the first channel and the number of those that go together: as many whole vectors as registers are
-/// meant for, then single ones, then what is left of one.
+/// How many vectors of channels, of those that are left, go together: so many lines of memory are read in a row, and the
+/// sums of [`PIXELS`] fit the registers.
 #[inline(always)]
-fn for_each_group<S: Simd, T: Element>(c: usize, mut f: impl FnMut(usize, usize)) {
-    let lanes = T::lanes::<S>();
-    let mut from = 0;
-    while from < c {
-        let width = match c - from {
-            rest if rest >= VECTORS * lanes => VECTORS * lanes,
-            rest => rest.min(lanes),
-        };
-        f(from, width);
-        from += width;
+pub(super) fn vectors_together<S: Simd>(left: usize) -> usize {
+    match (S::REGISTER_COUNT, left) {
+        (32.., 4..) => 4,
+        (_, 2..) => 2,
+        (_, left) => left,
     }
 }
 
-/// The N vectors of a slice as long, or, if it is not WHOLE, the part of one.
+/// A vector or, if it is not WHOLE, the `width` numbers that are left of one.
+///
+/// # Safety
+/// So many numbers may be read there.
 #[inline(always)]
-fn loaded<S: Simd, T: Element, const N: usize, const WHOLE: bool>(simd: S, from: &[T]) -> [T::Vector<S>; N] {
-    let mut vectors = [T::splat(simd, T::ZERO); N];
-    if WHOLE {
-        assert!(from.len() == N * T::lanes::<S>());
-        for (n, vector) in vectors.iter_mut().enumerate() {
-            // SAFETY: the slice holds N vectors, as just checked.
-            *vector = unsafe { load::<S, T>(from.as_ptr().add(n * T::lanes::<S>())) };
-        }
-    } else {
-        vectors[0] = T::load_part(simd, from);
-    }
-    vectors
-}
-
-/// dweight[tap, c] = Σ x at the tap · dy: each slab of images sums its own, then the slabs are added.
-pub(super) fn backward_weight<T: Element>(arch: Arch, g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
-    let taps = &Taps::forward(g);
-    let len = g.taps() * g.c;
-    let images = g.n.div_ceil(SLABS);
-    let mut sums = vec![T::ZERO; g.n.div_ceil(images) * len];
-    sums.par_chunks_mut(len).enumerate().for_each(|(slab, sums)| {
-        let images = slab * images..((slab + 1) * images).min(g.n);
-        arch.dispatch(Slab { taps, c: g.c, images, x, dy, sums });
-    });
-    sum_slabs(sums, len)
-}
-
-struct Slab<'a, T> {
-    taps: &'a Taps,
-    c: usize,
-    images: Range<usize>,
-    x: &'a [T],
-    dy: &'a [T],
-    sums: &'a mut [T],
-}
-
-impl<T: Element> WithSimd for Slab<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { taps, c, x, dy, sums, .. } = self;
-        let row = taps.out_w * c;
-        for image in self.images {
-            let x = &x[image * taps.image..][..taps.image];
-            // A row of dy serves all taps while it is in the cache.
-            for (i, dy) in dy[image * taps.out_h * row..].chunks_exact(row).take(taps.out_h).enumerate() {
-                for tap in 0..taps.count() {
-                    let of_row = Tap { taps, c, i, tap, x, dy };
-                    let sums = &mut sums[tap * c..][..c];
-                    for_each_group::<S, T>(
-                        c,
-                        #[inline(always)]
-                        |from, width| {
-                            let sums = &mut sums[from..from + width];
-                            match width / T::lanes::<S>() {
-                                VECTORS => of_row.add::<S, VECTORS, true>(simd, from, sums),
-                                1 => of_row.add::<S, 1, true>(simd, from, sums),
-                                _ => of_row.add::<S, 1, false>(simd, from, sums),
-                            }
-                        },
-                    );
-                }
-            }
-        }
-    }
-}
-
-/// A tap, for a row of output pixels.
-struct Tap<'a, T> {
-    taps: &'a Taps,
-    c: usize,
-    i: usize,
-    tap: usize,
-    x: &'a [T],
-    dy: &'a [T],
-}
-
-impl<T: Element> Tap<'_, T> {
-    /// Adds the row's products of some channels, N vectors or a part of one.
-    #[inline(always)]
-    fn add<S: Simd, const N: usize, const WHOLE: bool>(&self, simd: S, from: usize, sums: &mut [T]) {
-        let Self { taps, c, x, .. } = *self;
-        let (a, b) = (self.tap / taps.kw, self.tap % taps.kw);
-        let mut totals = loaded::<S, T, N, WHOLE>(simd, sums);
-        for (j, dy) in self.dy.chunks_exact(c).enumerate() {
-            let Some(source) = taps.source((self.i, j), a, b) else { continue };
-            let x = loaded::<S, T, N, WHOLE>(simd, &x[source + from..][..sums.len()]);
-            let dy = loaded::<S, T, N, WHOLE>(simd, &dy[from..][..sums.len()]);
-            for ((total, x), dy) in totals.iter_mut().zip(&x).zip(&dy) {
-                *total = T::mul_add(simd, *x, *dy, *total);
-            }
-        }
-        for (total, sums) in totals.iter().zip(sums.chunks_mut(T::lanes::<S>())) {
-            write(simd, sums, *total);
-        }
+pub(super) unsafe fn part<S: Simd, T: Element, const WHOLE: bool>(
+    simd: S,
+    from: *const T,
+    width: usize,
+) -> T::Vector<S> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if WHOLE { load::<S, T>(from) } else { T::load_part(simd, std::slice::from_raw_parts(from, width)) }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod cpu;
 #[cfg(feature = "cudnn")]
 mod cuda;
 mod depthwise;
+mod depthwise_weight;
 mod few_pixels;
 mod geometry;
 mod microkernel;

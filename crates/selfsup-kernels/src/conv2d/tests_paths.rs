@@ -95,6 +95,7 @@ fn every_instruction_set_agrees() {
         // Channel by channel.
         ([3, 9, 8, 70], [3, 3, 1, 70], config(1, 1, 1, 70)),
         ([2, 9, 8, 5], [2, 3, 1, 5], config(2, 2, 2, 5)),
+        ([2, 5, 9, 117], [3, 3, 1, 117], config(1, 1, 1, 117)),
     ];
     for (name, arch) in instruction_sets() {
         println!("{name}");

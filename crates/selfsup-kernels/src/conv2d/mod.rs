@@ -261,4 +261,6 @@ impl CustomOp3 for Conv2d {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_golden;
+#[cfg(test)]
 mod tests_paths;

@@ -2,7 +2,7 @@
 
     python make_golden.py        (torch 2.11, safetensors; writes *.safetensors beside itself)
 
-Everything is f32 on the CPU from a fixed seed. Tensors are stored in this project's layouts: images NHWC,
+Everything is on the CPU from a fixed seed, in f32 or, where it says so, f64. Tensors are stored in this project's layouts: images NHWC,
 convolution weights [kh, kw, c/g, k].
 """
 
@@ -168,8 +168,56 @@ def linear():
     save_file(out, HERE / "linear.safetensors")
 
 
+def conv2d_with():
+    """Convolution, bias, residual and ReLU, in f64."""
+    out = {}
+    cases = {  # name: x NCHW, weight OIHW, stride, padding, dilation, groups; the second is done as Winograd's
+        "plain": ((2, 4, 7, 6), (5, 4, 3, 3), 2, 1, 1, 1),
+        "winograd": ((2, 16, 6, 5), (17, 16, 3, 3), 1, 1, 1, 1),
+        "image": ((2, 3, 6, 7), (5, 3, 3, 3), 1, 1, 1, 1),
+        "depthwise": ((2, 4, 7, 6), (4, 1, 3, 3), 1, 1, 1, 4),
+        "pixel": ((1, 6, 1, 1), (8, 3, 1, 1), 1, 0, 1, 2),
+    }
+    for name, (x_shape, w_shape, *parameters) in cases.items():
+        leaves = [torch.randn(shape, dtype=torch.float64) for shape in (x_shape, w_shape, w_shape[:1])]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        sums = F.conv2d(*leaves, *parameters)
+        residual = torch.randn_like(sums).requires_grad_()
+        y = F.relu(sums + residual)
+        dy = torch.randn_like(y)
+        dx, dweight, dbias, dresidual = torch.autograd.grad(y, [*leaves, residual], dy)
+        x, weight, bias = leaves
+        parts = {"x": nhwc(x), "weight": hwio(weight), "bias": bias.detach(), "residual": nhwc(residual)}
+        parts |= {"y": nhwc(y), "dy": nhwc(dy)}
+        parts |= {"dx": nhwc(dx), "dweight": hwio(dweight), "dbias": dbias, "dresidual": nhwc(dresidual)}
+        out |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / "conv2d_with.safetensors")
+
+
+def conv_transpose2d():
+    """In f64. A weight [c, k/g, kh, kw] is stored as [kh, kw, k/g, c]."""
+    out = {}
+    cases = {  # name: x NCHW, weight, stride, padding, output padding, groups, dilation
+        "plain": ((2, 4, 4, 5), (4, 3, 3, 3), 1, 1, 0, 1, 1),
+        "doubling": ((2, 4, 4, 3), (4, 5, 4, 4), 2, 1, 0, 1, 1),
+        "unseen": ((1, 3, 3, 4), (3, 2, 2, 2), 3, 0, 2, 1, 1),
+        "grouped": ((2, 4, 4, 5), (4, 3, 3, 3), 2, 2, 1, 2, 2),
+        "depthwise": ((2, 4, 4, 5), (4, 1, 3, 3), 2, 1, 1, 4, 1),
+    }
+    for name, (x_shape, w_shape, *parameters) in cases.items():
+        x, weight = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in (x_shape, w_shape))
+        y = F.conv_transpose2d(x, weight, None, *parameters)
+        dy = torch.randn_like(y)
+        dx, dweight = torch.autograd.grad(y, [x, weight], dy)
+        parts = {"x": nhwc(x), "weight": hwio(weight), "y": nhwc(y), "dy": nhwc(dy)}
+        parts |= {"dx": nhwc(dx), "dweight": hwio(dweight)}
+        out |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    save_file(out, HERE / "conv_transpose2d.safetensors")
+
+
 # One stream of random numbers runs through all of them: new ones go to the end.
 GOLDEN = [conv2d, batch_norm, max_pool2d, softmax, layer_norm, avg_pool2d, resize_bilinear, gelu, linear]
+GOLDEN += [conv2d_with, conv_transpose2d]
 
 if __name__ == "__main__":
     torch.manual_seed(0)

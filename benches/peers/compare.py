@@ -41,6 +41,13 @@ def batch_norm(x, weight, bias):
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-5)
 
 
+def batch_norm_groups_relu(x, weight, bias, groups):
+    return torch.cat([F.relu(batch_norm(part, weight, bias), inplace=True) for part in x.chunk(groups)])
+
+
+ACTIVATIONS = {"bias": lambda z: z, "relu": lambda z: F.relu(z, inplace=True), "gelu": F.gelu}
+
+
 def nt_xent(z1, z2, temperature):
     z = F.normalize(torch.cat([z1, z2]), dim=1)
     n = z.shape[0]
@@ -59,6 +66,16 @@ OPERATIONS = {
     ),
     "max_pool2d": lambda x, kernel, stride, padding: F.max_pool2d(x, kernel, stride, padding),
     "log_softmax": lambda x: F.log_softmax(x, -1),
+    "softmax": lambda x: F.softmax(x, -1),
+    "avg_pool2d": lambda x, kernel, stride, padding, include: F.avg_pool2d(x, kernel, stride, padding, False, include),
+    "resize_bilinear": lambda x, size, align_corners: F.interpolate(
+        x, size, mode="bilinear", align_corners=align_corners
+    ),
+    "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+    "gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
+    "linear": lambda x, weight, bias, activation: ACTIVATIONS[activation](F.linear(x, weight, bias)),
+    "conv_transpose2d": lambda x, w, stride, padding: F.conv_transpose2d(x, w, None, stride, padding),
+    "batch_norm_groups_relu": batch_norm_groups_relu,
     "nt_xent": nt_xent,
 }
 

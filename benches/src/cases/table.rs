@@ -1,6 +1,6 @@
 //! The table of cases. To add one: an input list and a closure here, a function in `peers/compare.py`.
 
-use super::{Case, Function, Input, Layout, Ours, steps};
+use super::{Case, Function, Input, Layout, Ours, layers, steps};
 use crate::args::Peer;
 use candle_core::Tensor;
 use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, log_softmax, max_pool2d};
@@ -8,9 +8,9 @@ use selfsup_objectives::nt_xent;
 use serde_json::{Value, json};
 
 /// Operations that stand alone, which torch.compile hands to the same library.
-const EAGER: &[Peer] = &[Peer::Eager];
+pub(super) const EAGER: &[Peer] = &[Peer::Eager];
 /// Formulas that torch.compile can fuse.
-const BOTH: &[Peer] = &[Peer::Eager, Peer::Compiled];
+pub(super) const BOTH: &[Peer] = &[Peer::Eager, Peer::Compiled];
 
 /// Every case, in the order of reports.
 pub fn all() -> Vec<Case> {
@@ -20,13 +20,14 @@ pub fn all() -> Vec<Case> {
     }
     cases.extend(normalisations());
     cases.extend(others());
+    cases.extend(layers::all());
     cases.extend(objectives());
     cases.extend(steps::all());
     cases
 }
 
 /// A function forward, and forward and backward. `flop` are those of each.
-fn both(
+pub(super) fn both(
     name: &str,
     operation: &'static str,
     inputs: Vec<Input>,
@@ -48,7 +49,7 @@ fn both(
 }
 
 /// Only forward and backward.
-fn backward(cases: [Case; 2]) -> [Case; 1] {
+pub(super) fn backward(cases: [Case; 2]) -> [Case; 1] {
     let [_, both] = cases;
     [both]
 }

@@ -6,9 +6,9 @@
 use crate::element::Element;
 
 /// Two of the widest vectors of f32: an addition need not wait for the one before it.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 /// Numbers summed in T before the sum goes to f64.
-const BLOCK: usize = 32 * LANES;
+pub(crate) const BLOCK: usize = 32 * LANES;
 
 /// Σ f(x).
 #[inline(always)]
@@ -22,8 +22,10 @@ pub(crate) fn sum<T: Element>(x: &[T], f: impl Fn(T) -> T) -> f64 {
                 lanes[i] += f(x[i]);
             }
         }
-        total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
-        total += rest.iter().map(|x| f(*x).to_f64()).sum::<f64>();
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += f(*x);
+        }
+        total += over_lanes(lanes);
     }
     total
 }
@@ -42,15 +44,33 @@ pub(crate) fn two_sums<T: Element>([x, y, z]: [&[T]; 3], f: impl Fn(T, T, T) -> 
                 second[i] += q;
             }
         }
-        total.0 += first.iter().map(|lane| lane.to_f64()).sum::<f64>();
-        total.1 += second.iter().map(|lane| lane.to_f64()).sum::<f64>();
-        for ((x, y), z) in x_rest.iter().zip(y_rest).zip(z_rest) {
+        let lanes = first.iter_mut().zip(&mut second);
+        for ((first, second), ((x, y), z)) in lanes.zip(x_rest.iter().zip(y_rest).zip(z_rest)) {
             let (p, q) = f(*x, *y, *z);
-            total.0 += p.to_f64();
-            total.1 += q.to_f64();
+            *first += p;
+            *second += q;
         }
+        total.0 += over_lanes(first);
+        total.1 += over_lanes(second);
     }
     total
+}
+
+/// The sum of the lanes in halves: one after another, each addition would wait for the one before it.
+#[inline(always)]
+pub(crate) fn over_lanes<T: Element>(lanes: [T; LANES]) -> f64 {
+    let mut wide = [0.0; LANES];
+    for i in 0..LANES {
+        wide[i] = lanes[i].to_f64();
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            wide[i] += wide[i + half];
+        }
+        half /= 2;
+    }
+    wide[0]
 }
 
 /// The largest number of a slice that is not empty. NaN is passed over.

@@ -2,7 +2,7 @@
 //! backward pass works the statistics out again rather than read them.
 
 use crate::element::Element;
-use crate::lanes::{sum, two_sums};
+use crate::lanes::{BLOCK, LANES, over_lanes, sum, two_sums};
 use crate::output::in_chunks;
 use crate::simd::vectorized;
 
@@ -121,24 +121,49 @@ fn backward_row<T: Element>(
     [dweight, dbias]: &mut [Vec<T>; 2],
 ) {
     let Statistics { mean, scale, shift } = statistics(x, eps);
-    // x̂ goes to dx for a while.
-    let over_rows = dweight.iter_mut().zip(dbias.iter_mut());
-    for (((dx, x), dy), (dweight, dbias)) in dx.iter_mut().zip(x).zip(dy).zip(over_rows) {
-        *dx = (*x - mean) * scale + shift;
-        *dweight += *dy * *dx;
-        *dbias += *dy;
+    let (mut g, mut along) = (0.0, 0.0);
+    let over_rows = dweight.chunks_mut(BLOCK).zip(dbias.chunks_mut(BLOCK));
+    let blocks = x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(weight.chunks(BLOCK)).zip(over_rows);
+    for (((x, dy), weight), (dweight, dbias)) in blocks {
+        let (mut g_lanes, mut along_lanes) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+        let ((x, x_rest), (dy, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        let (weight, weight_rest) = weight.as_chunks::<LANES>();
+        let (dweight, dweight_rest) = dweight.as_chunks_mut::<LANES>();
+        let (dbias, dbias_rest) = dbias.as_chunks_mut::<LANES>();
+        let over_rows = dweight.iter_mut().zip(dbias);
+        for (((x, dy), weight), (dweight, dbias)) in x.iter().zip(dy).zip(weight).zip(over_rows) {
+            // Copies, which nothing that is written overlaps.
+            let (x, dy, weight) = (*x, *dy, *weight);
+            let mut normalized = [T::ZERO; LANES];
+            for i in 0..LANES {
+                normalized[i] = (x[i] - mean) * scale + shift;
+            }
+            for i in 0..LANES {
+                dweight[i] += dy[i] * normalized[i];
+            }
+            for i in 0..LANES {
+                dbias[i] += dy[i];
+            }
+            for i in 0..LANES {
+                let g = dy[i] * weight[i];
+                g_lanes[i] += g;
+                along_lanes[i] += g * normalized[i];
+            }
+        }
+        for i in 0..x_rest.len() {
+            let normalized = (x_rest[i] - mean) * scale + shift;
+            dweight_rest[i] += dy_rest[i] * normalized;
+            dbias_rest[i] += dy_rest[i];
+            let g = dy_rest[i] * weight_rest[i];
+            g_lanes[i] += g;
+            along_lanes[i] += g * normalized;
+        }
+        g += over_lanes(g_lanes);
+        along += over_lanes(along_lanes);
     }
     let count = x.len() as f64;
-    let (g, along) = two_sums(
-        [dx, weight, dy],
-        #[inline(always)]
-        |normalized, weight, dy| {
-            let g = dy * weight;
-            (g, g * normalized)
-        },
-    );
     let (g, along) = (T::from_f64(g / count), T::from_f64(along / count));
-    for ((dx, weight), dy) in dx.iter_mut().zip(weight).zip(dy) {
-        *dx = (*dy * *weight - g - *dx * along) * scale;
+    for (((dx, x), weight), dy) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
+        *dx = (*dy * *weight - g - ((*x - mean) * scale + shift) * along) * scale;
     }
 }

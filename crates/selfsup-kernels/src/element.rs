@@ -7,7 +7,7 @@ use std::ops::Neg;
 use std::ops::Range;
 
 /// f32 or f64.
-pub(crate) trait Element: WithDType + Neg<Output = Self> + Lanes {
+pub(crate) trait Element: WithDType + Default + Neg<Output = Self> + Lanes {
     const ZERO: Self;
     const ONE: Self;
     const NEG_INFINITY: Self;

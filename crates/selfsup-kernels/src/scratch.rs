@@ -1,7 +1,5 @@
 //! Memory that the CPU code works in.
 
-use crate::element::Element;
-
 /// A pointer that tasks share, each of which writes to places of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);
@@ -31,10 +29,10 @@ pub(crate) struct Aligned<T> {
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-impl<T: Element> Aligned<T> {
-    /// `len` zeros.
+impl<T: Copy + Default> Aligned<T> {
+    /// `len` zeros, which a number type's default is.
     pub(crate) fn zeros(len: usize) -> Self {
-        let buffer = vec![T::ZERO; len + LINE / size_of::<T>()];
+        let buffer = vec![T::default(); len + LINE / size_of::<T>()];
         let start = buffer.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         Self { buffer, start, len }
     }

@@ -47,6 +47,11 @@ pub(super) fn blocks<T: Element>(arch: Arch, groups: usize, group_k: usize) -> V
         }
     }
     let (lanes, most) = arch.dispatch(Sizes::<T>(PhantomData));
+    cut(groups, group_k, lanes, most)
+}
+
+/// The same, into blocks of at most `most` vectors of `lanes` numbers.
+pub(super) fn cut(groups: usize, group_k: usize, lanes: usize, most: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut at = 0;
     for group in 0..groups {

@@ -7,6 +7,7 @@
 //!
 //! the sum going over the c/g channels of k's group, x being 0 outside the image.
 
+mod bfloat;
 pub(crate) mod cpu;
 #[cfg(feature = "cudnn")]
 mod cuda;
@@ -15,6 +16,7 @@ mod depthwise_weight;
 mod few_pixels;
 mod geometry;
 mod microkernel;
+mod number;
 mod products;
 mod reference;
 mod taps;
@@ -22,12 +24,12 @@ mod transposed;
 mod weight_gradient;
 mod winograd;
 
-use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::element::{View, slice};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 pub(crate) use geometry::Geometry;
-use pulp::Arch;
+use number::{Number, is_number, with_number};
 pub use transposed::conv_transpose2d;
 
 const OP: &str = "conv2d";
@@ -128,7 +130,7 @@ pub fn conv2d_with(
     if cuda::takes(x, weight, &geometry) {
         return epilogue.apply(&cuda::conv2d(x, weight, &geometry)?);
     }
-    if !on_fast_path(x) {
+    if !is_number(x) {
         return epilogue.apply(&reference::conv2d(x, weight, &geometry)?);
     }
     // candle's custom ops take at most three tensors: the bias comes behind the weight.
@@ -151,26 +153,24 @@ struct Conv2d {
 }
 
 impl Conv2d {
-    fn forward<T: Element>(&self, x: &[T], params: &[T], residual: Option<&[T]>) -> CpuStorage {
+    fn forward<T: Number>(&self, x: &[T], params: &[T], residual: Option<&[T]>) -> CpuStorage {
         let (weight, bias) = params.split_at(self.geometry.weights());
         let finish = cpu::Finish { bias: self.bias.then_some(bias), residual, relu: self.relu };
-        let g = &self.geometry;
-        T::to_cpu_storage_owned(cpu::forward(Arch::new(), cpu::path(g), g, x, weight, finish))
+        T::to_cpu_storage_owned(T::forward(&self.geometry, x, weight, finish))
     }
 
     /// The gradients of those of x, weight and bias, and residual that lead to a variable: images do not, and
     /// theirs would be half of the first layer's work.
-    fn backward<T: Element>(
+    fn backward<T: Number>(
         &self,
         [x, params, y, dy]: [&Tensor; 4],
         residual: Option<&Tensor>,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let g = &self.geometry;
-        let (arch, path) = (Arch::new(), cpu::path(g));
         let dy = dy.contiguous()?;
         let gated = if self.relu {
             let (y, dy) = (View::new(y)?, View::new(&dy)?);
-            let gated = cpu::gated(y.as_slice::<T>()?, dy.as_slice::<T>()?);
+            let gated = T::gated(y.as_slice()?, dy.as_slice()?);
             Some(Tensor::from_vec(gated, g.output_shape(), x.device())?)
         } else {
             None
@@ -181,12 +181,12 @@ impl Conv2d {
         let (x_view, params_view) = (View::new(x)?, View::new(params)?);
         let dx = x.track_op().then(|| -> candle_core::Result<_> {
             let weight = &params_view.as_slice::<T>()?[..g.weights()];
-            Tensor::from_vec(cpu::backward_input(arch, path, g, grad, weight), x.shape(), x.device())
+            Tensor::from_vec(T::backward_input(g, grad, weight), x.shape(), x.device())
         });
         let dparams = params.track_op().then(|| -> candle_core::Result<_> {
-            let mut dparams = cpu::backward_weight(arch, path, g, x_view.as_slice::<T>()?, grad);
+            let mut dparams = T::backward_weight(g, x_view.as_slice()?, grad);
             if self.bias {
-                dparams.extend(cpu::column_sums(grad, g.k));
+                dparams.extend(T::column_sums(grad, g.k));
             }
             Tensor::from_vec(dparams, params.shape(), x.device())
         });
@@ -207,7 +207,7 @@ impl CustomOp2 for Conv2d {
         params: &CpuStorage,
         params_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = with_element!(x.dtype(), T => {
+        let y = with_number!(x.dtype(), T => {
             self.forward::<T>(slice(x, x_layout)?, slice(params, params_layout)?, None)
         });
         Ok((y, self.geometry.output_shape()))
@@ -220,7 +220,7 @@ impl CustomOp2 for Conv2d {
         y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dparams, _) = with_element!(x.dtype(), T => self.backward::<T>([x, params, y, dy], None))?;
+        let (dx, dparams, _) = with_number!(x.dtype(), T => self.backward::<T>([x, params, y, dy], None))?;
         Ok((dx, dparams))
     }
 }
@@ -239,7 +239,7 @@ impl CustomOp3 for Conv2d {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = with_element!(x.dtype(), T => {
+        let y = with_number!(x.dtype(), T => {
             let residual = slice::<T>(residual, residual_layout)?;
             self.forward(slice(x, x_layout)?, slice(params, params_layout)?, Some(residual))
         });
@@ -254,12 +254,14 @@ impl CustomOp3 for Conv2d {
         y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        with_element!(x.dtype(), T => self.backward::<T>([x, params, y, dy], Some(residual)))
+        with_number!(x.dtype(), T => self.backward::<T>([x, params, y, dy], Some(residual)))
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bf16;
 #[cfg(test)]
 mod tests_golden;
 #[cfg(test)]

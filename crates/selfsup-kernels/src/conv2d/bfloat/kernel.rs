@@ -4,7 +4,7 @@
 //! The instruction takes subnormal numbers, those below 2⁻¹²⁶, for 0.
 
 use super::pairs::Processor;
-use crate::conv2d::microkernel::{Block, MAX_ROWS};
+use crate::conv2d::microkernel::Block;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -73,32 +73,36 @@ macro_rules! add_products {
     }};
 }
 
-/// y[out[m] + ..width] = finish(Σ_t Σ_i sources[t·M + m][i] · weights[at[t] + ⌊i/2⌋·N·16 ..][i mod 2]), i < depth.
+/// y[out[m] + ..width] = finish(Σ_t Σ_i sources[m][from[t] + i] · weights[at[t] + ⌊i/2⌋·N·16 ..][i mod 2]), i < depth, for
+/// the taps (at, from).
 ///
 /// # Safety
-/// The processor has AVX512-BF16. Each of the `at.len() · M` sources points to `depth` numbers; each place in `at` is
-/// followed by ⌈depth/2⌉ · N vectors in `weights`; `width` is above (N − 1) vectors and at most N; for the first
-/// `valid` places in `out`, `width` numbers from there may be written in y, read in the residual, if there is one, and no
-/// one else touches them; the bias, if there is one, has `width` numbers.
+/// The processor has AVX512-BF16. Each tap's place from each source is that of `depth` numbers, and its place in `weights`
+/// that of ⌈depth/2⌉ · N vectors; `width` is above (N − 1) vectors and at most N; for the first `valid` places in `out`,
+/// `width` numbers from there may be written in y, read in the residual, if there is one, and no one else touches them; the
+/// bias, if there is one, has `width` numbers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn gather_product<const M: usize, const N: usize>(
-    sources: &[*const bf16],
+    sources: &[*const bf16; M],
     weights: *const Pair,
-    at: &[usize],
+    taps: &[(usize, isize)],
     depth: usize,
     y: *mut bf16,
-    out: &[usize; MAX_ROWS],
+    out: &[usize; M],
     valid: usize,
     width: usize,
     finish: BlockFinish,
 ) {
     let mut sums = [[_mm512_setzero_ps(); N]; M];
-    for (sources, &at) in sources.chunks_exact(M).zip(at) {
+    for &(at, from) in taps {
         // SAFETY: the caller's promise: all addresses are within their `depth` numbers or vectors; the last number of an
         // odd depth is read alone.
         unsafe {
-            let sources: [*const bf16; M] = *sources.as_ptr().cast();
+            let mut sources = *sources;
+            for source in &mut sources {
+                *source = source.offset(from);
+            }
             let mut weights = weights.add(at);
             for i in 0..depth / 2 {
                 add_products!(sums, |m: usize| sources[m].cast::<Pair>().add(i).read_unaligned(), weights);

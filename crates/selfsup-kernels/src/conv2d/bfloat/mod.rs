@@ -3,6 +3,8 @@
 //! A processor with AVX512-BF16 multiplies and adds two bf16 products a lane ([`pairs`]). All else goes by way of f32,
 //! whose products of bf16 numbers are exact.
 
+#[cfg(target_arch = "x86_64")]
+mod classes;
 mod convert;
 #[cfg(target_arch = "x86_64")]
 mod gradient;

@@ -2,14 +2,15 @@
 //!
 //! It goes as in [`products`](crate::conv2d::products), by pairs of depth: 2i and 2i + 1 lie together in an image's pixel,
 //! and are packed together in the weights, an odd depth's last with 0. Sums stay in registers over the whole depth, as bf16
-//! has no place for them.
+//! has no place for them. Pixels go by classes, and by images within a class.
 
+use super::classes::{Class, classes};
 use super::convert::widened;
 use super::kernel::{BlockFinish, LANES, Pair, gather_product, interleave, pair, with_block};
 use super::pairs::Processor;
 use crate::conv2d::cpu::Finish;
 use crate::conv2d::geometry::Geometry;
-use crate::conv2d::microkernel::{Block, MAX_ROWS, cut};
+use crate::conv2d::microkernel::{Block, cut};
 use crate::conv2d::taps::Taps;
 use crate::scratch::{Aligned, Shared};
 use half::bf16;
@@ -85,13 +86,11 @@ impl Products<'_> {
         let blocks = cut(self.groups, self.group_k, LANES, VECTORS);
         let weights = self.packed(&blocks, pack);
         let k = self.groups * self.group_k;
-        let (positions, classes) = taps.positions();
-        let pixels = self.n * positions.len();
+        let classes = classes(taps);
+        let pixels = self.n * taps.out_h * taps.out_w;
         let mut y = Vec::with_capacity(pixels * k);
         let out = Shared::new(y.as_mut_ptr());
         let bias = self.finish.bias.map(widened);
-        // One position of many images where positions differ in the taps that they see, else neighbours.
-        let images_inside = classes > 1 && self.n >= MAX_ROWS;
         let chunk = pixels.div_ceil(TASKS).max(TASK_PIXELS).next_multiple_of(ROWS);
         let chunks = pixels.div_ceil(chunk);
         let parts = if chunks >= TASKS / 2 { 1 } else { blocks.len() };
@@ -99,8 +98,7 @@ impl Products<'_> {
             let (index, part) = (task / parts, task % parts);
             let task = Task {
                 products: self,
-                positions: &positions,
-                images_inside,
+                classes: &classes,
                 pixels: index * chunk..((index + 1) * chunk).min(pixels),
                 x,
                 weights: weights.as_slice(),
@@ -135,11 +133,10 @@ impl Products<'_> {
     }
 }
 
-/// Some output pixels.
+/// Some output pixels, counted class by class, and image by image within a class.
 struct Task<'a> {
     products: &'a Products<'a>,
-    positions: &'a [(usize, usize)],
-    images_inside: bool,
+    classes: &'a [Class],
     pixels: Range<usize>,
     x: &'a [bf16],
     weights: &'a [Pair],
@@ -149,71 +146,51 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn block<const M: usize, const N: usize>(&self, block: &Block) {
-        let Products { taps, finish, .. } = *self.products;
-        let k = self.products.groups * self.products.group_k;
-        let plane = taps.out_h * taps.out_w;
+        let Products { taps, finish, n, .. } = *self.products;
         let pairs = taps.depth.div_ceil(2);
-        let zeros = vec![bf16::ZERO; taps.depth];
         let packed = self.weights[block.at * taps.count() * pairs..].as_ptr();
         let finish = BlockFinish::new(self.bias, finish.residual, finish.relu, block);
-        let offset = block.group * taps.depth;
-        let mut sources: Vec<*const bf16> = Vec::with_capacity(taps.count() * M);
-        let mut at = Vec::with_capacity(taps.count());
-        for first in self.pixels.clone().step_by(M) {
-            let valid = M.min(self.pixels.end - first);
-            let pixels: [_; M] = std::array::from_fn(|m| self.pixel(first + m.min(valid - 1)));
-            let mut out = [0; MAX_ROWS];
-            for (out, &(image, (i, j))) in out.iter_mut().zip(&pixels) {
-                *out = (image * plane + i * taps.out_w + j) * k + block.column;
-            }
-            sources.clear();
-            at.clear();
-            let same = pixels.iter().all(|(_, position)| *position == pixels[0].1);
-            for tap in 0..taps.count() {
-                let (a, b) = (tap / taps.kw, tap % taps.kw);
-                if same {
-                    let Some(source) = taps.source(pixels[0].1, a, b) else { continue };
-                    sources.extend(
-                        pixels.map(|(image, _)| &raw const self.x[image * taps.image + source + offset]),
-                    );
-                } else {
-                    let places = pixels.map(|(image, position)| {
-                        taps.source(position, a, b).map(|s| image * taps.image + s + offset)
-                    });
-                    if places.iter().all(Option::is_none) {
-                        continue;
-                    }
-                    sources.extend(places.map(|p| p.map_or(zeros.as_ptr(), |p| &raw const self.x[p])));
+        let mut passed = 0;
+        for class in self.classes {
+            let all = passed..passed + n * class.positions.len();
+            passed = all.end;
+            let pixels = self.pixels.start.max(all.start)..self.pixels.end.min(all.end);
+            let seen: Vec<_> =
+                class.taps.iter().map(|&(tap, from)| (tap * pairs * block.stride, from)).collect();
+            for first in pixels.clone().step_by(M) {
+                let valid = M.min(pixels.end - first);
+                let (mut sources, mut out) = ([self.x.as_ptr(); M], [0; M]);
+                for m in 0..M {
+                    (sources[m], out[m]) = self.pixel(class, first - all.start + m.min(valid - 1), block);
                 }
-                at.push(tap * pairs * block.stride);
-            }
-            // SAFETY: there is a `Processor`. A source is followed by the depth of its tap, which ends within its pixel in
-            // x, or is zeros of that length. The block's packed weights hold N vectors for each tap and pair. The block's
-            // columns are `width` in y, the residual and the bias, and this task alone has these pixels and columns.
-            unsafe {
-                gather_product::<M, N>(
-                    &sources,
-                    packed,
-                    &at,
-                    taps.depth,
-                    self.y.get(),
-                    &out,
-                    valid,
-                    block.width,
-                    finish,
-                );
+                // SAFETY: there is a `Processor`. A source is the first number of the first tap that the pixel sees, from
+                // which its other taps are as far as its class says; each tap's depth ends within its pixel in x. The
+                // block's packed weights hold N vectors for each tap and pair. The block's columns are `width` in y, the
+                // residual and the bias, and this task alone has these pixels and columns.
+                unsafe {
+                    gather_product::<M, N>(
+                        &sources,
+                        packed,
+                        &seen,
+                        taps.depth,
+                        self.y.get(),
+                        &out,
+                        valid,
+                        block.width,
+                        finish,
+                    );
+                }
             }
         }
     }
 
-    /// Image and position of the q-th output pixel.
+    /// Where the class's q-th pixel reads, and where it writes.
     #[inline(always)]
-    fn pixel(&self, q: usize) -> (usize, (usize, usize)) {
-        let (n, positions) = (self.products.n, self.positions);
-        if self.images_inside {
-            (q % n, positions[q / n])
-        } else {
-            (q / positions.len(), positions[q % positions.len()])
-        }
+    fn pixel(&self, class: &Class, q: usize, block: &Block) -> (*const bf16, usize) {
+        let Products { taps, groups, group_k, .. } = *self.products;
+        let (image, position) = (q / class.positions.len(), class.positions[q % class.positions.len()]);
+        let source = &raw const self.x[image * taps.image + position.source + block.group * taps.depth];
+        let pixel = image * taps.out_h * taps.out_w + position.out;
+        (source, pixel * groups * group_k + block.column)
     }
 }

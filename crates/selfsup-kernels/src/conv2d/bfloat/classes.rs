@@ -23,24 +23,15 @@ pub(super) struct Class {
 
 /// The classes of all positions.
 pub(super) fn classes(taps: &Taps) -> Vec<Class> {
-    let mut classes: Vec<Class> = Vec::new();
-    let mut last = None;
-    for position in taps.positions().0 {
-        let sources: Vec<_> =
-            (0..taps.count()).map(|tap| taps.source(position, tap / taps.kw, tap % taps.kw)).collect();
-        let first = sources.iter().flatten().next().copied().unwrap_or(0);
-        // An input gradient's taps see a pixel by its place within the stride: so their distances are a class's too.
-        let seen: Vec<_> = sources
-            .iter()
-            .enumerate()
-            .filter_map(|(tap, source)| source.map(|s| (tap, s.wrapping_sub(first).cast_signed())))
-            .collect();
-        if last.as_ref() != Some(&seen) {
-            classes.push(Class { positions: Vec::new(), taps: seen.clone() });
-            last = Some(seen);
-        }
-        let position = Position { source: first, out: position.0 * taps.out_w + position.1 };
-        classes.last_mut().expect("one was just pushed").positions.push(position);
-    }
-    classes
+    let class = |class: crate::conv2d::taps::Class| {
+        let columns = &class.columns;
+        let positions = class.rows.iter().flat_map(|row| {
+            columns.iter().map(|column| Position {
+                source: row.source + column.source,
+                out: row.at * taps.out_w + column.at,
+            })
+        });
+        Class { positions: positions.collect(), taps: class.taps }
+    };
+    taps.classes().into_iter().map(class).collect()
 }

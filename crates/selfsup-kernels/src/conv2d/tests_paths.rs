@@ -92,6 +92,9 @@ fn every_instruction_set_agrees() {
         ([1, 1, 1, 50], [1, 1, 50, 70], config(1, 0, 1, 1)),
         ([2, 5, 5, 12], [3, 3, 6, 34], config(4, 1, 1, 2)),
         ([2, 2, 2, 12], [3, 3, 6, 34], config(1, 2, 1, 2)),
+        // Groups that fill half a vector, all together a whole one.
+        ([2, 5, 5, 4], [3, 3, 2, 16], config(1, 1, 1, 2)),
+        ([2, 5, 5, 4], [1, 1, 1, 8], config(1, 0, 1, 4)),
         // Channel by channel.
         ([3, 9, 8, 70], [3, 3, 1, 70], config(1, 1, 1, 70)),
         ([2, 9, 8, 5], [2, 3, 1, 5], config(2, 2, 2, 5)),

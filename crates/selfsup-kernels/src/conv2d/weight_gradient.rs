@@ -114,7 +114,7 @@ impl<T: Element> Task<'_, T> {
         let Self { taps, offsets, block, k, .. } = *self;
         let plane = taps.out_h * taps.out_w;
         let size = (BLOCK_BYTES / size_of::<T>() / block.stride).max(1);
-        let whole = block.stride == k;
+        let whole = block.width == k && block.stride == k;
         let mut copy = Aligned::<T>::zeros(if whole { 0 } else { size * block.stride });
         let mut entries = Vec::with_capacity(size);
         let (mut first, end) = (self.images.start * plane, self.images.end * plane);

@@ -2,8 +2,8 @@
 //!
 //! Images are NHWC: `[n, h, w, c]`. Every operation takes any layout (a view that is not contiguous is copied
 //! first), checks shapes, dtypes and parameters before it works, and has a gradient for each tensor that needs
-//! one. On the CPU, f32 and f64 run in code of this crate; other devices and dtypes run in candle's own
-//! operations, which are also the tests' oracle. Features add code for CUDA: `cuda` for [`info_nce`], `cudnn` for
+//! one. On the CPU, f32 and f64 run in code of this crate, and bf16 in [`conv2d`]; other devices and dtypes run in
+//! candle's own operations, which are also the tests' oracle. Features add code for CUDA: `cuda` for [`info_nce`], `cudnn` for
 //! [`conv2d`]. Results have the same bits for any number of threads.
 //!
 //! With the feature `metal`, the fused losses of [`info_nce`] have kernels for Apple GPUs; all else runs in candle's

@@ -89,6 +89,10 @@ impl Epilogue<'_> {
 /// (Lavin & Gray 2016), whose rounding errors are up to three times the plain sum's; there an infinity in x makes NaN
 /// of the up to four outputs of its 2×2 tile.
 ///
+/// bf16 on the CPU is summed in f32 (the weight's gradient over the whole batch) and rounded once, to the nearest even.
+/// A processor with AVX512-BF16 takes products of at least 16 channels of a group, in and out, by pairs, in plain sums, and
+/// bf16 numbers below 2⁻¹²⁶, the subnormal ones, for 0; elsewhere f32's convolution is rounded.
+///
 /// # Errors
 /// Shapes that do not fit each other or the groups, a kernel larger than the padded image, a stride, dilation
 /// or group count of 0, tensors of different dtypes or devices.

@@ -3,7 +3,7 @@
 use super::bfloat::{Path, Processor, backward_input, backward_weight, forward, path};
 use super::cpu::Finish;
 use super::geometry::Geometry;
-use super::{Conv2dConfig, Epilogue, conv2d, conv2d_with, reference};
+use super::{Conv2dConfig, Epilogue, conv_transpose2d, conv2d, conv2d_with, reference};
 use crate::testing::{assert_same_bits, random, values, with_threads};
 use candle_core::{DType, Device, Tensor, Var};
 use half::bf16;
@@ -62,8 +62,8 @@ fn terms(g: &Geometry) -> [usize; 5] {
     [g.taps() * g.group_c() + 2, g.taps() * g.group_k(), pixels, pixels, 1]
 }
 
-/// |got − exact| ≤ half a unit of bf16's last place + n·2⁻²⁴/(1 − n·2⁻²⁴) · Σ|terms|, which n roundings to f32 can make up to,
-/// or three times as much by Winograd's way.
+/// |got − exact| ≤ half a unit of bf16's last place + u/(1 − u) · Σ|terms|, where u = n·2⁻²⁴: as much as n
+/// roundings to f32 can make up, or three times as much by Winograd's way.
 #[track_caller]
 fn assert_rounded_once(got: &Tensor, exact: &Tensor, sizes: &Tensor, n: usize, winograd: bool) {
     assert_eq!((got.dtype(), got.dims()), (DType::BF16, exact.dims()));
@@ -100,8 +100,8 @@ fn check(x: [usize; 4], weight: [usize; 4], config: Conv2dConfig) {
 fn results_are_rounded_once() {
     let config = |stride, padding, dilation, groups| Conv2dConfig { stride, padding, dilation, groups };
     for (x, weight, config) in [
-        // Columns that fill one to four vectors and parts of them, odd depths, odd batches, batches that fill a block's
-        // rows and do not.
+        // Columns that fill one to four vectors and parts of them, odd depths, odd batches, batches that fill
+        // a block's rows and do not.
         ([13, 6, 7, 15], [3, 3, 15, 64], config(1, 1, 1, 1)),
         ([2, 9, 8, 17], [3, 3, 17, 31], config(2, 1, 1, 1)),
         ([1, 5, 5, 40], [1, 1, 40, 129], config(1, 0, 1, 1)),
@@ -146,7 +146,8 @@ proptest! {
     #[test]
     fn epilogues_are_added_before_the_rounding(
         (n, c, k, groups) in prop_oneof![
-            Just((2, 3, 5, 1)), Just((3, 17, 19, 1)), Just((2, 32, 70, 2)), Just((2, 4, 4, 4)), Just((1, 18, 33, 1))
+            Just((2, 3, 5, 1)), Just((3, 17, 19, 1)), Just((2, 32, 70, 2)),
+            Just((2, 4, 4, 4)), Just((1, 18, 33, 1)),
         ],
         (bias, residual, relu) in (any::<bool>(), any::<bool>(), any::<bool>()),
     ) {
@@ -158,7 +159,7 @@ proptest! {
         let more = [bias.then_some(&b), residual.then_some(&r)];
         let expected = exact(&g, [&x, &weight, &dy], more, relu);
         // What ReLU stops is not in the gradients' sums.
-        let gate = if relu { expected[0].gt(0.0).unwrap().to_dtype(DType::F64).unwrap() } else { dy.ones_like().unwrap() };
+        let gate = expected[0].gt(if relu { 0.0 } else { f64::MIN }).unwrap().to_dtype(DType::F64).unwrap();
         let passed = (&dy * gate).unwrap();
         let abs = |t: &Tensor| t.abs().unwrap();
         let sizes = [&x, &weight, &passed].map(abs);
@@ -172,7 +173,8 @@ proptest! {
         let epilogue = Epilogue { bias: b.as_deref(), residual: r.as_deref(), relu };
         let y = conv2d_with(x, weight, epilogue, config).unwrap();
         let grads = (&y * narrow(&dy)).unwrap().sum_all().unwrap().backward().unwrap();
-        let got = [y.detach()].into_iter().chain(vars.iter().flatten().map(|v| grads.get(v).unwrap().clone()));
+        let got = vars.iter().flatten().map(|v| grads.get(v).unwrap().clone());
+        let got = [y.detach()].into_iter().chain(got);
         let [y, dx, dweight, dbias, dresidual] = terms(&g);
         let n = [Some(y), Some(dx), Some(dweight), bias.then_some(dbias), residual.then_some(dresidual)];
         for (i, (got, n)) in got.zip(n.into_iter().flatten()).enumerate() {
@@ -242,14 +244,16 @@ fn bits_do_not_depend_on_threads() {
     }
 }
 
-/// Neither a pair's other half nor a neighbour's channel comes into a sum that an infinity or NaN is not part of.
+/// Neither a pair's other half nor a neighbour's channel comes into a sum that an infinity or NaN is not part
+/// of.
 #[test]
 fn infinities_and_nan_stay_where_their_windows_are() {
     for (path, special) in paths().into_iter().flat_map(|p| [(p, bf16::INFINITY), (p, bf16::NAN)]) {
         let config = Conv2dConfig { padding: 0, groups: 2, ..PLAIN };
         let g = geometry([2, 4, 5, 34], [2, 2, 17, 34], config);
         let mut x = vec![bf16::ONE; 2 * 4 * 5 * 34];
-        // The first pixel's last channel of the first group, whose neighbours in memory are the second group's.
+        // The first pixel's last channel of the first group, whose neighbours in memory are the second
+        // group's.
         x[16] = special;
         let weight = vec![bf16::ONE; 2 * 2 * 17 * 34];
         let (bias, residual) = (vec![bf16::ZERO; 34], vec![bf16::ONE; 2 * 3 * 4 * 34]);
@@ -267,6 +271,26 @@ fn infinities_and_nan_stay_where_their_windows_are() {
             let sees = i / 34 == 16 && i % 34 < 17;
             assert_eq!(!d.to_f32().is_finite(), sees, "number {i}");
         }
+    }
+}
+
+/// What is the input gradient of a convolution as a map of its own, and its gradients, which are the
+/// convolution and its weight's gradient.
+#[test]
+fn transposed_it_is_the_same_three_sums() {
+    for (c, k) in [(24, 17), (3, 8)] {
+        let config = Conv2dConfig { stride: 2, ..PLAIN };
+        let g = geometry([2, 7, 9, c], [3, 3, c, k], config);
+        let (image, weight) = (random_bf16(&[2, 7, 9, c], 1), random_bf16(&[3, 3, c, k], 2));
+        let x = random_bf16(g.output_shape().dims(), 3);
+        let [forward, input, weights] = run(path(&g), &g, [&image, &weight, &x]);
+        let var = |t: &Tensor| Var::from_tensor(&narrow(t)).unwrap();
+        let (x, weight) = (var(&x), var(&weight));
+        let y = conv_transpose2d(&x, &weight, 0, config).unwrap();
+        assert_same_bits(&y, &input);
+        let grads = (&y * narrow(&image)).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_same_bits(grads.get(&x).unwrap(), &forward);
+        assert_same_bits(grads.get(&weight).unwrap(), &weights);
     }
 }
 

@@ -8,12 +8,12 @@
 //! over all (i, j, a, b) and the channels c of k's group, places outside y being dropped.
 
 use super::geometry::Geometry;
+use super::number::{Number, is_number, with_number};
 use super::{Conv2dConfig, cpu, reference};
-use crate::element::{Element, View, on_fast_path, slice, with_element};
+use crate::element::{View, slice};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType};
-use pulp::Arch;
 
 pub(super) const OP: &str = "conv_transpose2d";
 
@@ -21,7 +21,7 @@ pub(super) const OP: &str = "conv_transpose2d";
 ///
 /// The weight is that of PyTorch's ConvTranspose2d, `[c, k/g, kh, kw]`, permuted by (2, 3, 1, 0). `output_padding` adds
 /// rows and columns at the end, to choose among the sizes that a convolution of the same stride takes to x's.
-/// Gradients: x and weight.
+/// Gradients: x and weight. bf16 is summed and rounded as in [`conv2d`](crate::conv2d()).
 ///
 /// # Errors
 /// Shapes that do not fit each other or the groups, an output without pixels, a stride, dilation or group count of
@@ -35,7 +35,7 @@ pub fn conv_transpose2d(
     check::float(OP, x)?;
     check::like(OP, "weight", x, weight)?;
     let geometry = Geometry::of_transposed(x, weight, output_padding, config)?;
-    if !on_fast_path(x) {
+    if !is_number(x) {
         return reference::conv_transpose2d(x, weight, &geometry);
     }
     Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, ConvTranspose2d(geometry))?)
@@ -49,24 +49,23 @@ impl ConvTranspose2d {
         Shape::from((self.0.n, self.0.h, self.0.w, self.0.c))
     }
 
-    fn backward<T: Element>(
+    fn backward<T: Number>(
         &self,
         x: &Tensor,
         weight: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let g = &self.0;
-        let (arch, path) = (Arch::new(), cpu::path(g));
         let dy = dy.contiguous()?;
         let views = [View::new(x)?, View::new(weight)?, View::new(&dy)?];
         let [x_data, weight_data, dy] =
             [views[0].as_slice::<T>()?, views[1].as_slice()?, views[2].as_slice()?];
         let dx = x.track_op().then(|| {
-            let dx = cpu::forward(arch, path, g, dy, weight_data, cpu::Finish::default());
+            let dx = T::forward(g, dy, weight_data, cpu::Finish::default());
             Tensor::from_vec(dx, x.shape(), x.device())
         });
         let dweight = weight.track_op().then(|| {
-            let dweight = cpu::backward_weight(arch, path, g, dy, x_data);
+            let dweight = T::backward_weight(g, dy, x_data);
             Tensor::from_vec(dweight, weight.shape(), x.device())
         });
         Ok((dx.transpose()?, dweight.transpose()?))
@@ -86,9 +85,9 @@ impl CustomOp2 for ConvTranspose2d {
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.0;
-        let y = with_element!(x.dtype(), T => {
+        let y = with_number!(x.dtype(), T => {
             let (x, weight) = (slice::<T>(x, x_layout)?, slice(weight, weight_layout)?);
-            T::to_cpu_storage_owned(cpu::backward_input(Arch::new(), cpu::path(g), g, x, weight))
+            T::to_cpu_storage_owned(T::backward_input(g, x, weight))
         });
         Ok((y, self.output_shape()))
     }
@@ -100,6 +99,6 @@ impl CustomOp2 for ConvTranspose2d {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        with_element!(x.dtype(), T => self.backward::<T>(x, weight, dy))
+        with_number!(x.dtype(), T => self.backward::<T>(x, weight, dy))
     }
 }

@@ -1,9 +1,10 @@
 //! The weight's gradient in bf16: dweight[tap, i, k] = Σ_q x[source(q, tap) + i] · dy[q, k].
 //!
-//! The pairs that are multiplied together are one pixel of two images, so that both factors are interleaved once for all
-//! taps. A task owns a block of columns k and a slab of the batch, which it takes by some rows of some pairs of images at a
-//! time: their interleaved x stays in the second-level cache, their dy, some pixels at a time, in the first. Sums are in
-//! f32 over the whole batch: slabs are added in order, then rounded.
+//! The pairs that are multiplied together are one pixel of two images, so that both factors are interleaved
+//! once for all taps. A task owns a block of columns k and a slab of the batch, which it takes by some rows
+//! of some pairs of images at a time: their interleaved x stays in the second-level cache, their dy, some
+//! pixels at a time, in the first. Sums are in f32 over the whole batch: slabs are added in order, then
+//! rounded.
 
 use super::convert::narrow;
 use super::kernel::{LANES, Pair, interleave, outer_product, with_block};
@@ -81,7 +82,8 @@ impl Part {
     }
 }
 
-/// The batch, cut so that each part's interleaved x stays in the cache, and there are as many as wanted, if they can be.
+/// The batch, cut so that each part's interleaved x stays in the cache, and there are as many as wanted, if
+/// they can be.
 fn parts(g: &Geometry, wanted: usize) -> Vec<Part> {
     let all = g.n.div_ceil(2);
     let row = g.w * g.group_c() * size_of::<Pair>();
@@ -145,7 +147,7 @@ impl Task<'_> {
                     }
                     let sums = &mut sums[tap * depth * block.stride..][..depth * block.stride];
                     with_block!(block.vectors, M, N => {
-                        add::<M, N>(x.as_slice(), dy.as_slice(), &entries, depth, sums);
+                        add::<M, N>(self.processor, x.as_slice(), dy.as_slice(), &entries, depth, sums);
                     });
                 }
             }
@@ -188,6 +190,7 @@ impl Task<'_> {
 
 /// sums `[depth, N vectors]` += Σ over entries (x's place, dy's place) of their outer product.
 fn add<const M: usize, const N: usize>(
+    processor: Processor,
     x: &[Pair],
     dy: &[Pair],
     entries: &[(usize, usize)],
@@ -201,26 +204,26 @@ fn add<const M: usize, const N: usize>(
     assert!(sums.len() == depth * N * LANES);
     let (dy, mut i) = (dy.as_ptr(), 0);
     while i < depth {
-        // SAFETY: whoever made the entries had a `Processor`. As just checked, an entry's place is the first of `depth`
-        // pairs of x, of which those from i on are used, and of N vectors of dy; and the sums have N vectors for each of
-        // the rows from i on.
+        // SAFETY: as just checked, an entry's place is the first
+        // of `depth` pairs of x, of which those from i on are used, and of N vectors of dy; and the sums have
+        // N vectors for each of the rows from i on.
         unsafe {
             let (x, sums) = (x.as_ptr().add(i), sums.as_mut_ptr().add(i * N * LANES));
             i += match depth - i {
                 rest if rest >= M => {
-                    outer_product::<M, N>(x, dy, entries, sums);
+                    outer_product::<M, N>(processor, x, dy, entries, sums);
                     M
                 }
                 4.. => {
-                    outer_product::<4, N>(x, dy, entries, sums);
+                    outer_product::<4, N>(processor, x, dy, entries, sums);
                     4
                 }
                 2.. => {
-                    outer_product::<2, N>(x, dy, entries, sums);
+                    outer_product::<2, N>(processor, x, dy, entries, sums);
                     2
                 }
                 _ => {
-                    outer_product::<1, N>(x, dy, entries, sums);
+                    outer_product::<1, N>(processor, x, dy, entries, sums);
                     1
                 }
             };

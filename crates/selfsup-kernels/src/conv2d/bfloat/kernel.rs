@@ -1,7 +1,7 @@
 //! The innermost loops in bf16: blocks of f32 sums in registers, to which every step adds two products each.
 //!
-//! They are those of [`microkernel`](crate::conv2d::microkernel) with a pair of bf16 numbers, 32 bits, in each number's place.
-//! The instruction takes subnormal numbers, those below 2⁻¹²⁶, for 0.
+//! They are those of [`microkernel`](crate::conv2d::microkernel) with a pair of bf16 numbers, 32 bits, in
+//! each number's place. The instruction takes subnormal numbers, those below 2⁻¹²⁶, for 0.
 
 use super::pairs::Processor;
 use crate::conv2d::microkernel::Block;
@@ -15,7 +15,8 @@ pub(super) type Pair = u32;
 /// f32 numbers, or pairs, in a vector.
 pub(super) const LANES: usize = 16;
 
-/// Evaluates an expression with the constants N, the vectors across, and M, as many rows as 32 registers then hold.
+/// Evaluates an expression with the constants N, the vectors across, and M, as many rows as 32 registers then
+/// hold.
 macro_rules! with_block {
     ($vectors:expr, $M:ident, $N:ident => $body:expr) => {
         match $vectors {
@@ -56,8 +57,8 @@ pub(super) struct BlockFinish {
     pub relu: bool,
 }
 
-/// sums[m][n] += x(m) · factors[n], pair by pair: x gives a pair, and there are vectors of factors to be read. A function
-/// that borrows the sums would keep them in memory.
+/// sums[m][n] += x(m) · factors[n], pair by pair: x gives a pair, and there are vectors of factors to be
+/// read. A function that borrows the sums would keep them in memory.
 macro_rules! add_products {
     ($sums:ident, $x:expr, $factors:expr) => {{
         let mut factors = [_mm512_setzero_si512(); N];
@@ -73,17 +74,18 @@ macro_rules! add_products {
     }};
 }
 
-/// y[out[m] + ..width] = finish(Σ_t Σ_i sources[m][from[t] + i] · weights[at[t] + ⌊i/2⌋·N·16 ..][i mod 2]), i < depth, for
-/// the taps (at, from).
+/// y[out[m] + ..width] = finish(Σ_t Σ_i sources[m][from_t + i] · weights[at_t + ⌊i/2⌋·N·16 ..][i mod 2]) for
+/// the taps (at_t, from_t) and i < depth.
 ///
 /// # Safety
-/// The processor has AVX512-BF16. Each tap's place from each source is that of `depth` numbers, and its place in `weights`
-/// that of ⌈depth/2⌉ · N vectors; `width` is above (N − 1) vectors and at most N; for the first `valid` places in `out`,
-/// `width` numbers from there may be written in y, read in the residual, if there is one, and no one else touches them; the
-/// bias, if there is one, has `width` numbers.
+/// Each tap's place from each source is that of `depth` numbers, and its place in `weights` that of ⌈depth/2⌉ · N
+/// vectors; `width` is above (N − 1) vectors and at most N; for the first `valid` places in `out`, `width`
+/// numbers from there may be written in y, read in the residual, if there is one, and no one else touches
+/// them; the bias, if there is one, has `width` numbers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn gather_product<const M: usize, const N: usize>(
+    _: Processor,
     sources: &[*const bf16; M],
     weights: *const Pair,
     taps: &[(usize, isize)],
@@ -96,8 +98,8 @@ pub(super) unsafe fn gather_product<const M: usize, const N: usize>(
 ) {
     let mut sums = [[_mm512_setzero_ps(); N]; M];
     for &(at, from) in taps {
-        // SAFETY: the caller's promise: all addresses are within their `depth` numbers or vectors; the last number of an
-        // odd depth is read alone.
+        // SAFETY: the caller's promise: all addresses are within their `depth` numbers or vectors; the last
+        // number of an odd depth is read alone.
         unsafe {
             let mut sources = *sources;
             for source in &mut sources {
@@ -121,8 +123,8 @@ pub(super) unsafe fn gather_product<const M: usize, const N: usize>(
     for (sums, row) in finished.iter().zip(out).take(valid) {
         // SAFETY: all rows have just been written.
         for (n, sum) in unsafe { sums.assume_init_ref() }.iter().enumerate() {
-            // SAFETY: the caller's promise: these columns of the row are in y, in the residual and in the bias, and no one
-            // else touches them in y.
+            // SAFETY: the caller's promise: these columns of the row are in y, in the residual and in the
+            // bias, and no one else touches them in y.
             unsafe { finish.write(*sum, y, *row, n * LANES, width) };
         }
     }
@@ -138,12 +140,12 @@ impl BlockFinish {
         }
     }
 
-    /// Finishes a vector of sums, the columns from `from` on of the row of `width` columns at `row`, rounds it to the
-    /// nearest bf16 numbers and writes it.
+    /// Finishes a vector of sums, the columns from `from` on of the row of `width` columns at `row`, rounds
+    /// it to the nearest bf16 numbers and writes it.
     ///
     /// # Safety
-    /// The processor has AVX512-BF16. Those columns may be written in y and read in the residual, and no one else touches
-    /// them; the bias has `width` numbers; `from` is below `width`.
+    /// The processor has AVX512-BF16. Those columns may be written in y and read in the residual, and no one
+    /// else touches them; the bias has `width` numbers; `from` is below `width`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn write(&self, mut sum: __m512, y: *mut bf16, row: usize, from: usize, width: usize) {
@@ -172,10 +174,11 @@ impl BlockFinish {
 /// sums[m, ..N·16] += Σ_(x, dy) x[x + m] · dy[dy ..], rows of sums being as many numbers apart.
 ///
 /// # Safety
-/// The processor has AVX512-BF16. Each entry is followed by M pairs in `x` and by N vectors in `dy`. The M rows of N
-/// vectors in `sums` may be written, and no one else touches them.
+/// Each entry is followed by M pairs in `x` and by N vectors in `dy`. The M rows of N vectors in `sums` may be
+/// written, and no one else touches them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn outer_product<const M: usize, const N: usize>(
+    _: Processor,
     x: *const Pair,
     dy: *const Pair,
     entries: &[(usize, usize)],

@@ -1,7 +1,7 @@
 //! Convolution in bf16 on the CPU: sums in f32, rounded once.
 //!
-//! A processor with AVX512-BF16 multiplies and adds two bf16 products a lane ([`pairs`]). All else goes by way of f32,
-//! whose products of bf16 numbers are exact.
+//! A processor with AVX512-BF16 multiplies and adds two bf16 products a lane ([`pairs`]). All else goes by
+//! way of f32, whose products of bf16 numbers are exact.
 
 #[cfg(target_arch = "x86_64")]
 mod classes;

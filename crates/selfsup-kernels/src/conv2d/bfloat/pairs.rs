@@ -39,7 +39,7 @@ impl Processor {
     }
 
     pub(super) fn backward_input(self, g: &Geometry, dy: &[bf16], weight: &[bf16]) -> Vec<bf16> {
-        super::products::backward_input(g, dy, weight)
+        super::products::backward_input(self, g, dy, weight)
     }
 
     pub(super) fn backward_weight(self, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<bf16> {

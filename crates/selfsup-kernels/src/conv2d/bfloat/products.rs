@@ -1,8 +1,8 @@
 //! Sums of products over taps in bf16, straight from the images: the convolution and its input gradient.
 //!
-//! It goes as in [`products`](crate::conv2d::products), by pairs of depth: 2i and 2i + 1 lie together in an image's pixel,
-//! and are packed together in the weights, an odd depth's last with 0. Sums stay in registers over the whole depth, as bf16
-//! has no place for them. Pixels go by classes, and by images within a class.
+//! It goes as in [`products`](crate::conv2d::products), by pairs of depth: 2i and 2i + 1 lie together in an
+//! image's pixel, and are packed together in the weights, an odd depth's last with 0. Sums stay in registers
+//! over the whole depth, as bf16 has no place for them. Pixels go by classes, and by images within a class.
 
 use super::classes::{Class, classes};
 use super::convert::widened;
@@ -45,11 +45,12 @@ pub(super) fn forward(
             interleave(processor, to, row(2 * i), row(2 * i + 1));
         }
     };
-    Products { taps: &taps, n: g.n, groups: g.groups, group_k: g.group_k(), finish }.compute(x, pack)
+    Products { processor, taps: &taps, n: g.n, groups: g.groups, group_k: g.group_k(), finish }
+        .compute(x, pack)
 }
 
 /// dx: each input pixel gathers from the output pixels that saw it.
-pub(super) fn backward_input(g: &Geometry, dy: &[bf16], weight: &[bf16]) -> Vec<bf16> {
+pub(super) fn backward_input(processor: Processor, g: &Geometry, dy: &[bf16], weight: &[bf16]) -> Vec<bf16> {
     let taps = Taps::backward(g);
     let (group_c, group_k) = (g.group_c(), g.group_k());
     let pack = |to: &mut [Pair], tap: usize, block: &Block| {
@@ -63,11 +64,12 @@ pub(super) fn backward_input(g: &Geometry, dy: &[bf16], weight: &[bf16]) -> Vec<
         }
     };
     let finish = Finish::default();
-    Products { taps: &taps, n: g.n, groups: g.groups, group_k: group_c, finish }.compute(dy, pack)
+    Products { processor, taps: &taps, n: g.n, groups: g.groups, group_k: group_c, finish }.compute(dy, pack)
 }
 
 /// A sum of products over taps; its weights come with [`Products::compute`].
 struct Products<'a> {
+    processor: Processor,
     /// Where the taps read.
     taps: &'a Taps,
     /// Images.
@@ -80,7 +82,8 @@ struct Products<'a> {
 }
 
 impl Products<'_> {
-    /// `[n, out_h, out_w, groups · group_k]`. `pack` writes a tap's weights of a block: (`[⌈depth/2⌉, stride]`, tap, block).
+    /// `[n, out_h, out_w, groups · group_k]`. `pack` writes a tap's weights of a block: (to, tap, block), to
+    /// being `[⌈depth/2⌉, stride]`.
     fn compute(&self, x: &[bf16], pack: impl Fn(&mut [Pair], usize, &Block) + Sync) -> Vec<bf16> {
         let taps = self.taps;
         let blocks = cut(self.groups, self.group_k, LANES, VECTORS);
@@ -146,7 +149,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn block<const M: usize, const N: usize>(&self, block: &Block) {
-        let Products { taps, finish, n, .. } = *self.products;
+        let Products { processor, taps, finish, n, .. } = *self.products;
         let pairs = taps.depth.div_ceil(2);
         let packed = self.weights[block.at * taps.count() * pairs..].as_ptr();
         let finish = BlockFinish::new(self.bias, finish.residual, finish.relu, block);
@@ -163,12 +166,14 @@ impl Task<'_> {
                 for m in 0..M {
                     (sources[m], out[m]) = self.pixel(class, first - all.start + m.min(valid - 1), block);
                 }
-                // SAFETY: there is a `Processor`. A source is the first number of the first tap that the pixel sees, from
-                // which its other taps are as far as its class says; each tap's depth ends within its pixel in x. The
-                // block's packed weights hold N vectors for each tap and pair. The block's columns are `width` in y, the
-                // residual and the bias, and this task alone has these pixels and columns.
+                // SAFETY: a source is the first number of the first tap that the
+                // pixel sees, from which its other taps are as far as its class says; each tap's depth ends
+                // within its pixel in x. The block's packed weights hold N vectors for each tap and pair. The
+                // block's columns are `width` in y, the residual and the bias, and this task alone has these
+                // pixels and columns.
                 unsafe {
                     gather_product::<M, N>(
+                        processor,
                         &sources,
                         packed,
                         &seen,

@@ -5,6 +5,7 @@ use crate::args::{CompareArgs, Peer, Usage};
 use crate::cases::{self, Case, Fingerprint};
 use crate::interrupt;
 use crate::machine::{self, Machine};
+use crate::memory;
 use crate::peak::Peak;
 use crate::report::{self, Measured, Report, Side};
 use crate::statistics::{Ratio, median};
@@ -133,6 +134,11 @@ impl Peers {
     }
 }
 
+/// A side that could not begin.
+fn failure(name: &'static str, error: String) -> Side {
+    Side { name, iterations: 0, seconds: Vec::new(), peak_bytes: None, failure: Some(error) }
+}
+
 /// A side while its case is measured.
 struct Running {
     peer: Option<Peer>,
@@ -145,22 +151,19 @@ impl Running {
     fn new(peer: Option<Peer>, seconds: f64, wanted: f64) -> Self {
         let iterations = (wanted / seconds.max(1e-9)).ceil().clamp(1.0, 1e7) as usize;
         let name = peer.map_or(OURS, Peer::name);
-        let side = Side { name, iterations, seconds: Vec::new(), failure: None };
+        let side = Side { name, iterations, seconds: Vec::new(), peak_bytes: None, failure: None };
         Self { peer, iterations, warm_up: usize::from(seconds < SHORT), side }
     }
 
     fn failed(peer: Peer, error: impl ToString) -> Side {
-        Side { name: peer.name(), iterations: 0, seconds: Vec::new(), failure: Some(error.to_string()) }
+        failure(peer.name(), error.to_string())
     }
 }
 
 fn measure(case: &Case, peers: &mut Peers, args: &CompareArgs) -> Measured {
     let mut measured = Measured::new(case);
     let failed = |mut measured: Measured, error: anyhow::Error| {
-        measured.sides.insert(
-            0,
-            Side { name: OURS, iterations: 0, seconds: Vec::new(), failure: Some(format!("{error:#}")) },
-        );
+        measured.sides.insert(0, failure(OURS, format!("{error:#}")));
         measured
     };
     let mut ours = match case.prepare() {
@@ -199,12 +202,18 @@ fn measure(case: &Case, peers: &mut Peers, args: &CompareArgs) -> Measured {
             }
             thread::sleep(REST);
             let (iterations, warm_up) = (current.iterations, current.warm_up);
+            let process = match current.peer {
+                None => Some(std::process::id()),
+                Some(_) => peers.worker.as_ref().map(Worker::process),
+            };
+            process.inspect(|&process| memory::reset(process));
             let seconds = match current.peer {
                 None => time(&mut ours.iteration, iterations, warm_up).map_err(|e| format!("{e:#}")),
                 Some(peer) => {
                     peers.ask(|worker| worker.run(peer, iterations, warm_up)).map_err(|e| e.to_string())
                 }
             };
+            current.side.peak_bytes = current.side.peak_bytes.max(process.and_then(memory::peak));
             match seconds {
                 Ok(seconds) => current.side.seconds.push(seconds / iterations as f64),
                 Err(error) if current.peer.is_some() && peers.worker.is_none() => {

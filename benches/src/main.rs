@@ -26,6 +26,7 @@ mod compare;
 mod guard;
 mod interrupt;
 mod machine;
+mod memory;
 mod peak;
 mod report;
 mod statistics;

@@ -132,6 +132,11 @@ impl Worker {
         }
     }
 
+    /// The child's process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Of Python, torch and what else it tells.
     pub fn versions(&self) -> &BTreeMap<String, String> {
         &self.versions

@@ -40,6 +40,7 @@ fn side_value(case: &Measured, side: &Side, report: &Report) -> Value {
         "name": side.name,
         "iterations_a_turn": side.iterations,
         "seconds": side.seconds,
+        "peak_bytes": side.peak_bytes,
         "minimum": minimum(&side.seconds),
         "median": median(&side.seconds),
         "gflop_per_second": case.gflop_per_second(side),

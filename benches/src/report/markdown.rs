@@ -22,6 +22,9 @@ pub fn render(report: &Report) -> String {
             );
         }
     }
+    for memory in report.cases.iter().filter_map(super::Measured::memory) {
+        text += &format!("\n{memory}\n");
+    }
     for case in &report.cases {
         for side in &case.sides {
             if let Some(failure) = &side.failure {

@@ -26,6 +26,8 @@ pub struct Side {
     pub iterations: usize,
     /// Of an iteration, a number for each round.
     pub seconds: Vec<f64>,
+    /// The most memory that the process had in use in a turn, of all rounds.
+    pub peak_bytes: Option<u64>,
     /// Why there are no more samples.
     pub failure: Option<String>,
 }
@@ -52,6 +54,17 @@ impl Measured {
     /// A side by name.
     pub fn side(&self, name: &str) -> Option<&Side> {
         self.sides.iter().find(|side| side.name == name)
+    }
+
+    /// The processes' memory, of a case with no inputs that we count: a training step, whose own it is.
+    pub fn memory(&self) -> Option<String> {
+        if self.bytes.is_some() {
+            return None;
+        }
+        let of =
+            |side: &Side| side.peak_bytes.map(|bytes| format!("{} {:.2} GB", side.name, bytes as f64 / 1e9));
+        let sides: Vec<String> = self.sides.iter().filter_map(of).collect();
+        (!sides.is_empty()).then(|| format!("peak memory of {}: {}", self.name, sides.join(", ")))
     }
 
     /// Whether any side did not run to its end.
@@ -149,7 +162,13 @@ pub fn write_files(report: &Report, folder: &Path, markdown_file: Option<&Path>)
 /// A report of two cases, one with a peer that failed, for the tests of its forms.
 #[cfg(test)]
 fn example() -> Report {
-    let side = |name, seconds: &[f64]| Side { name, iterations: 3, seconds: seconds.to_vec(), failure: None };
+    let side = |name, seconds: &[f64]| Side {
+        name,
+        iterations: 3,
+        seconds: seconds.to_vec(),
+        peak_bytes: None,
+        failure: None,
+    };
     let failed = Side { failure: Some("out of memory".into()), ..side("compiled", &[]) };
     Report {
         date: "2026-01-31".into(),
@@ -192,6 +211,17 @@ fn example() -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_of_steps_is_told() {
+        let mut case = example().cases.remove(0);
+        case.sides[0].peak_bytes = Some(1_234_000_000);
+        assert_eq!(case.memory(), None);
+        case.bytes = None;
+        assert_eq!(case.memory().unwrap(), format!("peak memory of conv2d/a/f: {OURS} 1.23 GB"));
+        case.sides[1].peak_bytes = Some(2_000_000_000);
+        assert!(case.memory().unwrap().ends_with("1.23 GB, eager 2.00 GB"));
+    }
 
     #[test]
     fn shares_are_of_the_roof_that_bounds() {

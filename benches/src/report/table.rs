@@ -28,7 +28,8 @@ pub fn text(report: &Report) -> String {
             }
         }
     }
-    format!("{}\n\n{}\n{failures}", head(report), aligned(&rows))
+    let memory: String = report.cases.iter().filter_map(Measured::memory).map(|line| line + "\n").collect();
+    format!("{}\n\n{}\n{memory}{failures}", head(report), aligned(&rows))
 }
 
 /// Machine, versions and peak in a line or two.

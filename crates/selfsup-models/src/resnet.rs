@@ -62,9 +62,9 @@ impl ResNetConfig {
 /// A residual network without classifier: `[n, h, w, 3]` f32 → features `[n, d]`.
 #[derive(Debug, Clone)]
 pub struct ResNet {
-    stem: Residual,
     /// Whether the stem ends with pooling.
     pool: bool,
+    /// The stem, then the blocks.
     blocks: Vec<Residual>,
 }
 
@@ -78,8 +78,7 @@ impl ResNet {
         };
         let (conv, norm) = (build.part("conv1"), build.part("bn1"));
         let conv1 = ConvNorm::new((3, config.width), kernel, stride, &conv, &norm)?;
-        let stem = Residual { layers: vec![conv1], shortcut: Shortcut::Nothing };
-        let mut blocks = Vec::new();
+        let mut blocks = vec![Residual { layers: vec![conv1], shortcut: Shortcut::Nothing }];
         let mut c = config.width;
         for (stage, &count) in config.stages.iter().enumerate() {
             let width = config.width << stage;
@@ -90,22 +89,22 @@ impl ResNet {
                 c = width * config.block.expansion();
             }
         }
-        Ok(Self { stem, pool: config.stem == Stem::ImageNet, blocks })
+        Ok(Self { pool: config.stem == Stem::ImageNet, blocks })
     }
 
     /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let pool = |x: &Tensor| selfsup_kernels::max_pool2d(x, 3, 2, 1);
-        let x = match (mode, self.pool) {
-            (Mode::Train, true) => train(&pool(&train(x, [&self.stem])?)?, &self.blocks)?,
-            (Mode::Train, false) => train(x, [&self.stem].into_iter().chain(&self.blocks))?,
-            (Mode::Eval, _) => {
-                let mut x = self.stem.forward_eval(x)?;
-                if self.pool {
-                    x = pool(&x)?;
-                }
-                for block in &self.blocks {
+        let x = match mode {
+            Mode::Train if self.pool => train(&pool(&train(x, &self.blocks[..1])?)?, &self.blocks[1..])?,
+            Mode::Train => train(x, &self.blocks)?,
+            Mode::Eval => {
+                let mut x = x.clone();
+                for (i, block) in self.blocks.iter().enumerate() {
                     x = block.forward_eval(&x)?;
+                    if i == 0 && self.pool {
+                        x = pool(&x)?;
+                    }
                 }
                 x
             }
@@ -115,10 +114,9 @@ impl ResNet {
 }
 
 /// Blocks in training, as one operation; their running statistics move.
-fn train<'a>(x: &Tensor, blocks: impl IntoIterator<Item = &'a Residual>) -> Result<Tensor> {
-    let blocks: Vec<&Residual> = blocks.into_iter().collect();
+fn train(x: &Tensor, blocks: &[Residual]) -> Result<Tensor> {
     let norm = BatchNormConfig { eps: BATCH_NORM_EPS, ..BatchNormConfig::default() };
-    let kernels: Vec<ResidualBlock<'_>> = blocks.iter().map(|block| block.as_kernel()).collect();
+    let kernels: Vec<ResidualBlock<'_>> = blocks.iter().map(Residual::as_kernel).collect();
     let out = residual_blocks_train(x, &kernels, norm)?;
     let layers = blocks.iter().flat_map(|block| block.layers.iter().chain(block.projection()));
     for (layer, batch) in layers.zip(&out.statistics) {

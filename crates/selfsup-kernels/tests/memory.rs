@@ -1,8 +1,5 @@
-//! NT-Xent of many views stays within linear memory. Run it by
-//!
-//!     cargo test --release -p selfsup-kernels --test memory -- --ignored --nocapture
-//!
-//! It takes both time and a process of its own, as it reads the process's peak.
+//! NT-Xent of many views stays within linear memory: a test with a process of its own, as it reads the process's peak.
+//! It takes some 20 s of two cores.
 
 #![cfg(target_os = "linux")]
 
@@ -24,7 +21,6 @@ fn peak() -> usize {
 }
 
 #[test]
-#[ignore = "takes some 20 s of every core"]
 fn sixty_five_thousand_views_stay_below_two_gigabytes() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let numbers: Vec<f32> = (0..VIEWS * WIDTH).map(|_| rng.random_range(-1.0..1.0)).collect();

@@ -164,6 +164,12 @@ fn only_what_leads_to_a_variable_gets_a_gradient() {
         assert_same_bits(gradients.get(var).unwrap(), &full[1 + 2 * 10 + 1 + i]);
     }
     assert!(gradients.get(&x).is_none() && gradients.get(&some[0]).is_none());
+    // x alone, before parameters that are frozen.
+    let var = Var::from_tensor(&x).unwrap();
+    let y = residual_blocks_train(&var, &blocks(3, &plain), norm(1)).unwrap().y;
+    let dy = random(y.shape(), 9);
+    let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+    assert_same_bits(gradients.get(&var).unwrap(), &full[1 + 2 * 10]);
     // Without any variable there is nothing to go back to.
     let y = residual_blocks_train(&x, &blocks(3, &plain), norm(1)).unwrap().y;
     assert!(!y.track_op());

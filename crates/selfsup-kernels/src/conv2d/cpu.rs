@@ -8,6 +8,7 @@ use super::weight_gradient::weight_gradient;
 use super::winograd;
 use crate::element::Element;
 use crate::simd::vectorized;
+use candle_core::WithDType;
 use pulp::Arch;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -24,6 +25,8 @@ pub(crate) enum Path {
     Depthwise,
     /// 16 products for each 2×2 pixels instead of 36.
     Winograd,
+    /// With the weights where they lie, in those passes that write few pixels.
+    FewPixels,
     /// The sums as the formula has them.
     Direct,
 }
@@ -37,6 +40,8 @@ pub(crate) fn path(g: &Geometry) -> Path {
         Path::Depthwise
     } else if winograd::applies(g) {
         Path::Winograd
+    } else if few_pixels::writes(g) || few_pixels::writes_input(g) {
+        Path::FewPixels
     } else {
         Path::Direct
     }
@@ -68,10 +73,8 @@ pub(crate) fn forward<T: Element>(
     match path {
         Path::Depthwise => super::depthwise::forward(arch, g, x, weight, finish),
         Path::Winograd => winograd::forward(arch, g, x, weight, finish),
-        Path::Direct if g.n * g.out_h * g.out_w <= few_pixels::MOST => {
-            few_pixels::forward(arch, g, x, weight, finish)
-        }
-        Path::Direct => {
+        Path::FewPixels if few_pixels::writes(g) => few_pixels::forward(arch, g, x, weight, finish),
+        Path::FewPixels | Path::Direct => {
             let (x, taps) = source(g, x);
             let pack =
                 |to: &mut [T], stride: usize, tap: usize, depths: Range<usize>, columns: Range<usize>| {
@@ -97,10 +100,8 @@ pub(crate) fn backward_input<T: Element>(
     match path {
         Path::Depthwise => super::depthwise::backward_input(arch, g, dy, weight),
         Path::Winograd => winograd::backward_input(arch, g, dy, weight),
-        Path::Direct if g.n * g.h * g.w <= few_pixels::MOST => {
-            few_pixels::backward_input(arch, g, dy, weight)
-        }
-        Path::Direct => {
+        Path::FewPixels if few_pixels::writes_input(g) => few_pixels::backward_input(arch, g, dy, weight),
+        Path::FewPixels | Path::Direct => {
             let taps = Taps::backward(g);
             let pack =
                 |to: &mut [T], stride: usize, tap: usize, depths: Range<usize>, columns: Range<usize>| {
@@ -118,10 +119,8 @@ pub(crate) fn backward_weight<T: Element>(arch: Arch, path: Path, g: &Geometry, 
     match path {
         Path::Depthwise => super::depthwise_weight::backward_weight(arch, g, x, dy),
         Path::Winograd => winograd::backward_weight(arch, g, x, dy),
-        Path::Direct if g.n * g.out_h * g.out_w <= few_pixels::MOST => {
-            few_pixels::backward_weight(arch, g, x, dy)
-        }
-        Path::Direct => {
+        Path::FewPixels if few_pixels::writes(g) => few_pixels::backward_weight(arch, g, x, dy),
+        Path::FewPixels | Path::Direct => {
             let (x, taps) = source(g, x);
             weight_gradient(arch, &taps, g.n, g.groups, &x, dy)
         }
@@ -192,15 +191,15 @@ pub(super) fn sum_slabs<T: Element>(mut slabs: Vec<T>, len: usize) -> Vec<T> {
 }
 
 /// dy where y is above 0 (or NaN), else 0.
-pub(super) fn gated<T: Element>(y: &[T], dy: &[T]) -> Vec<T> {
-    let mut out = vec![T::ZERO; dy.len()];
+pub(super) fn gated<T: WithDType>(y: &[T], dy: &[T], is_stopped: impl Fn(T) -> bool + Sync) -> Vec<T> {
+    let mut out = vec![T::from_f64(0.0); dy.len()];
     out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
         |((out, y), dy)| {
             vectorized(
                 #[inline(always)]
                 || {
                     for ((out, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                        *out = if *y <= T::ZERO { T::ZERO } else { *dy };
+                        *out = if is_stopped(*y) { T::from_f64(0.0) } else { *dy };
                     }
                 },
             );
@@ -209,19 +208,23 @@ pub(super) fn gated<T: Element>(y: &[T], dy: &[T]) -> Vec<T> {
     out
 }
 
-/// The sums over the rows of `[rows, k]`.
-pub(super) fn column_sums<T: Element>(rows: &[T], k: usize) -> Vec<T> {
+/// The sums over the rows of `[rows, k]`, of each task's numbers, `widened`, in S, and then in f64.
+pub(super) fn column_sums<T: WithDType, S: Element>(
+    rows: &[T],
+    k: usize,
+    widened: impl Fn(T) -> S + Sync,
+) -> Vec<T> {
     let per_task = (CHUNK / k).max(1) * k;
-    let parts: Vec<Vec<T>> = rows
+    let parts: Vec<Vec<S>> = rows
         .par_chunks(per_task)
         .map(|rows| {
-            let mut sum = vec![T::ZERO; k];
+            let mut sum = vec![S::ZERO; k];
             vectorized(
                 #[inline(always)]
                 || {
                     for row in rows.chunks_exact(k) {
                         for (s, x) in sum.iter_mut().zip(row) {
-                            *s += *x;
+                            *s += widened(*x);
                         }
                     }
                 },

@@ -11,12 +11,22 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output pixels up to which this is faster.
-pub(super) const MOST: usize = 8;
+/// Pixels up to which this is faster.
+const MOST: usize = 8;
 /// Numbers of the weight's gradient that a task works out.
 const TASK: usize = 16 * 1024;
 /// Channels of dx that a task works out.
 const CHANNELS: usize = 32;
+
+/// Whether the convolution writes so few pixels; the weight's gradient reads as many.
+pub(super) fn writes(g: &Geometry) -> bool {
+    g.n * g.out_h * g.out_w <= MOST
+}
+
+/// Whether the input gradient does.
+pub(super) fn writes_input(g: &Geometry) -> bool {
+    g.n * g.h * g.w <= MOST
+}
 
 /// y of the convolution.
 pub(super) fn forward<T: Element>(

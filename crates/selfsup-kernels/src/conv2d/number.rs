@@ -33,10 +33,20 @@ macro_rules! number {
                 cpu::backward_weight(Arch::new(), cpu::path(g), g, x, dy)
             }
             fn gated(y: &[Self], dy: &[Self]) -> Vec<Self> {
-                cpu::gated(y, dy)
+                cpu::gated(
+                    y,
+                    dy,
+                    #[inline(always)]
+                    |y| y <= 0.0,
+                )
             }
             fn column_sums(rows: &[Self], k: usize) -> Vec<Self> {
-                cpu::column_sums(rows, k)
+                cpu::column_sums(
+                    rows,
+                    k,
+                    #[inline(always)]
+                    |x| x,
+                )
             }
         }
     };
@@ -55,10 +65,15 @@ impl Number for bf16 {
         bfloat::backward_weight(bfloat::path(g), g, x, dy)
     }
     fn gated(y: &[Self], dy: &[Self]) -> Vec<Self> {
-        bfloat::gated(y, dy)
+        cpu::gated(
+            y,
+            dy,
+            #[inline(always)]
+            |y| bfloat::wide(y) <= 0.0,
+        )
     }
     fn column_sums(rows: &[Self], k: usize) -> Vec<Self> {
-        bfloat::column_sums(rows, k)
+        cpu::column_sums(rows, k, bfloat::wide)
     }
 }
 

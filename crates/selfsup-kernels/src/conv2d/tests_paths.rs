@@ -30,7 +30,12 @@ fn the_fast_paths_are_taken() {
     assert_eq!(of([2, 32, 32, 64], [3, 3, 64, 64], Conv2dConfig { stride: 2, ..PLAIN }), Path::Direct);
     assert_eq!(of([2, 32, 32, 64], [3, 3, 64, 64], Conv2dConfig { dilation: 2, ..PLAIN }), Path::Direct);
     assert_eq!(of([2, 32, 32, 64], [3, 3, 32, 64], Conv2dConfig { groups: 2, ..PLAIN }), Path::Direct);
-    assert_eq!(of([2, 1, 1, 64], [3, 3, 64, 64], PLAIN), Path::Direct);
+    // Few pixels of y, and of x alone.
+    assert_eq!(of([2, 1, 1, 64], [3, 3, 64, 64], PLAIN), Path::FewPixels);
+    assert_eq!(of([2, 5, 5, 64], [3, 3, 64, 64], Conv2dConfig { stride: 4, ..PLAIN }), Path::FewPixels);
+    let padded = Conv2dConfig { padding: 2, ..PLAIN };
+    assert_eq!(of([2, 2, 2, 64], [1, 1, 64, 64], padded), Path::FewPixels);
+    assert_eq!(of([9, 1, 1, 64], [3, 3, 64, 64], PLAIN), Path::Direct);
     assert_eq!(of([2, 32, 32, 64], [3, 3, 1, 64], Conv2dConfig { groups: 64, ..PLAIN }), Path::Depthwise);
     // The convolution of a CPU tensor is ours, not candle's: the same bits.
     let g = geometry([2, 8, 8, 17], [3, 3, 17, 33], PLAIN);

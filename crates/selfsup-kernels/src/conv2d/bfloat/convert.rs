@@ -1,4 +1,4 @@
-//! From bf16 to f32 and back, and the passes over bf16 numbers that are no convolutions.
+//! From bf16 to f32 and back.
 
 use crate::simd::vectorized;
 use half::bf16;
@@ -7,8 +7,9 @@ use rayon::prelude::*;
 /// Numbers of a task that goes through memory once.
 const CHUNK: usize = 16 * 1024;
 
+/// The same number in f32.
 #[inline(always)]
-fn wide(x: bf16) -> f32 {
+pub(in crate::conv2d) fn wide(x: bf16) -> f32 {
     f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
@@ -43,53 +44,6 @@ pub(super) fn narrow(x: f32) -> bf16 {
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet = bits >> 16 | 0x40;
     bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16)
-}
-
-/// dy where y is above 0 (or NaN), else 0.
-pub(in crate::conv2d) fn gated(y: &[bf16], dy: &[bf16]) -> Vec<bf16> {
-    let mut out = vec![bf16::ZERO; dy.len()];
-    out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
-        |((out, y), dy)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for ((out, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                        *out = if wide(*y) <= 0.0 { bf16::ZERO } else { *dy };
-                    }
-                },
-            );
-        },
-    );
-    out
-}
-
-/// The sums over the rows of `[rows, k]`, in f32 and then f64.
-pub(in crate::conv2d) fn column_sums(rows: &[bf16], k: usize) -> Vec<bf16> {
-    let per_task = (CHUNK / k).max(1) * k;
-    let parts: Vec<Vec<f32>> = rows
-        .par_chunks(per_task)
-        .map(|rows| {
-            let mut sum = vec![0.0; k];
-            vectorized(
-                #[inline(always)]
-                || {
-                    for row in rows.chunks_exact(k) {
-                        for (s, x) in sum.iter_mut().zip(row) {
-                            *s += wide(*x);
-                        }
-                    }
-                },
-            );
-            sum
-        })
-        .collect();
-    let mut total = vec![0.0; k];
-    for part in parts {
-        for (t, p) in total.iter_mut().zip(part) {
-            *t += f64::from(p);
-        }
-    }
-    total.into_iter().map(bf16::from_f64).collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
-pub(super) use convert::{column_sums, gated};
+pub(super) use convert::wide;
 pub(super) use pairs::Processor;
 
 use super::cpu::{self, Finish};
@@ -38,7 +38,7 @@ pub(super) enum Path {
 
 /// The fastest way for these sizes.
 pub(super) fn path(g: &Geometry) -> Path {
-    let few = g.n * g.out_h * g.out_w <= few_pixels::MOST;
+    let few = few_pixels::writes(g);
     match Processor::detect() {
         Some(processor) if !few && g.group_c().min(g.group_k()) >= MIN_CHANNELS => Path::Pairs(processor),
         _ => Path::Widened,

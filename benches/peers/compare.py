@@ -80,7 +80,7 @@ OPERATIONS = {
 }
 
 
-def simclr_step(compiled, arch, views, side, temperature, momentum, weight_decay, lr):
+def simclr_step(compiled, arch, views, side, temperature, momentum, weight_decay, lr, dtype):
     """A step of SimCLR: u8 images, normalisation, encoder, projector, loss, gradients, SGD."""
     import torchvision
 
@@ -109,7 +109,8 @@ def simclr_step(compiled, arch, views, side, temperature, momentum, weight_decay
 
     def loss(images):
         x = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        z = model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            z = model(x).float()
         return nt_xent(z[: views // 2], z[views // 2 :], temperature)
 
     if compiled:

@@ -3,7 +3,7 @@
 use super::{Case, Ours};
 use crate::args::Peer;
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use selfsup_models::resnet::{Block, ResNetConfig, Stem};
 use selfsup_models::{Encoder, arch};
 use selfsup_optim::{OptimizerConfig, Param, SgdConfig};
@@ -18,24 +18,26 @@ const LR: f64 = 1e-4;
 
 pub(super) fn all() -> Vec<Case> {
     // Both sides' images are of their own making: pixels take the same time whatever they are.
-    [("resnet18-cifar", 128, 32), ("resnet50", 16, 224)]
-        .into_iter()
-        .map(|(name, views, side)| Case {
-            name: format!("simclr_step/{name}/{views}x{side}x{side}x3"),
+    let sizes = [("resnet18-cifar", 128, 32), ("resnet50", 16, 224)];
+    let cases = sizes.into_iter().flat_map(|size| [(size, DType::F32, ""), (size, DType::BF16, "/bf16")]);
+    cases
+        .map(|((name, views, side), dtype, suffix)| Case {
+            name: format!("simclr_step/{name}/{views}x{side}x{side}x3{suffix}"),
             operation: "simclr_step",
             inputs: Vec::new(),
             parameters: json!({
                 "arch": name, "views": views, "side": side, "temperature": TEMPERATURE,
                 "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "lr": LR,
+                "dtype": dtype.as_str(),
             }),
             flop: Some(flop(&arch(name).expect("a known name").config, views, side)),
             peers: &[Peer::Eager, Peer::Compiled],
-            ours: Ours::Step(Box::new(move || simclr(name, views, side))),
+            ours: Ours::Step(Box::new(move || simclr(name, views, side, dtype))),
         })
         .collect()
 }
 
-fn simclr(name: &str, views: usize, side: usize) -> Result<Box<dyn FnMut() -> Result<()>>> {
+fn simclr(name: &str, views: usize, side: usize, dtype: DType) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let size = parse_setting(&format!("image_size={side}"))?;
     let mut config = PretrainConfig::resolve("simclr", &[size])?;
     config.normalization = Normalization::IMAGENET;
@@ -43,7 +45,8 @@ fn simclr(name: &str, views: usize, side: usize) -> Result<Box<dyn FnMut() -> Re
         MethodConfig::SimClr(simclr) => simclr.temperature = TEMPERATURE,
         other => anyhow::bail!("simclr is {}", other.name()),
     }
-    let encoder = Encoder::untrained(arch(name)?, config.preprocessing(), 0, &Device::Cpu)?;
+    let encoder =
+        Encoder::untrained(arch(name)?, config.preprocessing(), 0, &Device::Cpu)?.with_train_dtype(dtype)?;
     let mut method = config.method.build(encoder, 0)?;
     let optimizer = OptimizerConfig::Sgd(SgdConfig {
         momentum: MOMENTUM,

@@ -70,7 +70,7 @@ pub struct PretrainArgs {
     /// auto, cpu, cuda, cuda:I or metal [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// f32
+    /// What training multiplies in: f32, or bf16, for processors with AVX512-BF16; weights stay f32
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<String>,
     /// Threads that decode and augment; the result does not depend on it

@@ -29,6 +29,27 @@ pub(crate) fn like(op: &'static str, name: &'static str, x: &Tensor, other: &Ten
         let expected = format!("{name} of x's {:?}", x.dtype());
         return Err(Error::DType { op, expected, got: other.dtype() });
     }
+    on_device_of(op, name, x, other)
+}
+
+/// What parameters are kept in beside x: f32 beside bf16, which would lose most of a training step's changes, else x's dtype.
+pub(crate) fn params_dtype(x: &Tensor) -> DType {
+    if x.dtype() == DType::BF16 { DType::F32 } else { x.dtype() }
+}
+
+/// Refuses a parameter of another dtype than [`params_dtype`] or on another device than x.
+pub(crate) fn param(op: &'static str, name: &'static str, x: &Tensor, param: &Tensor) -> Result<()> {
+    if params_dtype(x) == x.dtype() {
+        return like(op, name, x, param);
+    }
+    if param.dtype() != params_dtype(x) {
+        let expected = format!("{name} of {:?} beside x of {:?}", params_dtype(x), x.dtype());
+        return Err(Error::DType { op, expected, got: param.dtype() });
+    }
+    on_device_of(op, name, x, param)
+}
+
+fn on_device_of(op: &'static str, name: &'static str, x: &Tensor, other: &Tensor) -> Result<()> {
     if !other.device().same_device(x.device()) {
         return Err(Error::Device { op, name, expected: place(x.device()), got: place(other.device()) });
     }

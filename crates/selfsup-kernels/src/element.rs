@@ -1,14 +1,14 @@
 //! The number types that the CPU code works in, and a tensor's numbers as a slice.
 
 use crate::simd::Lanes;
+use crate::stored::Stored;
 use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor, WithDType};
 use std::cell::RefCell;
 use std::ops::Neg;
 use std::ops::Range;
 
 /// f32 or f64.
-pub(crate) trait Element: WithDType + Default + Neg<Output = Self> + Lanes {
-    const ZERO: Self;
+pub(crate) trait Element: Stored<Wide = Self> + Default + Neg<Output = Self> + Lanes {
     const ONE: Self;
     const NEG_INFINITY: Self;
     /// exp(−x) is a normal number, and exp(x) finite, with room for factors, up to this x.
@@ -25,7 +25,6 @@ pub(crate) trait Element: WithDType + Default + Neg<Output = Self> + Lanes {
 macro_rules! element {
     ($T:ident, $exp:path, $exp_fused:expr, $max_exponent:literal) => {
         impl Element for $T {
-            const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const NEG_INFINITY: Self = $T::NEG_INFINITY;
             const MAX_EXPONENT: f64 = $max_exponent;

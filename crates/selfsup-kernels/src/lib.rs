@@ -2,7 +2,8 @@
 //!
 //! Images are NHWC: `[n, h, w, c]`. Every operation takes any layout (a view that is not contiguous is copied
 //! first), checks shapes, dtypes and parameters before it works, and has a gradient for each tensor that needs
-//! one. On the CPU, f32 and f64 run in code of this crate, and bf16 in [`conv2d`]; other devices and dtypes run in
+//! one. On the CPU, f32 and f64 run in code of this crate, and bf16 in [`conv2d`], [`max_pool2d`] and
+//! [`residual_blocks_train`]; other devices and dtypes run in
 //! candle's own operations, which are also the tests' oracle. Features add code for CUDA: `cuda` for [`info_nce`], `cudnn` for
 //! [`conv2d`]. Results have the same bits for any number of threads.
 //!
@@ -55,6 +56,7 @@ mod resize_bilinear;
 mod scratch;
 mod simd;
 mod softmax;
+mod stored;
 #[cfg(test)]
 mod testing;
 mod ties;

@@ -4,13 +4,14 @@
 //! clears its own part, which then lies in its core's cache.
 
 use crate::element::Element;
+use crate::stored::Stored;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A vector of `len` numbers in chunks of `chunk`, and what `f` returns for each. `f` gets the place of the chunk's
 /// first number and the chunk, all zeros.
-pub(crate) fn in_chunks<T: Element, R: Send>(
+pub(crate) fn in_chunks<T: Stored, R: Send>(
     len: usize,
     chunk: usize,
     f: impl Fn(usize, &mut [T]) -> R + Sync,
@@ -20,7 +21,7 @@ pub(crate) fn in_chunks<T: Element, R: Send>(
 }
 
 /// [`in_chunks`] for N vectors of one length at once, made of segments of `segment` numbers that no chunk leaves.
-pub(crate) fn in_segments<T: Element, const N: usize, R: Send>(
+pub(crate) fn in_segments<T: Stored, const N: usize, R: Send>(
     len: usize,
     segment: usize,
     chunk: usize,
@@ -46,7 +47,7 @@ pub(crate) fn in_segments<T: Element, const N: usize, R: Send>(
 }
 
 /// The same memory, all zeros.
-fn cleared<T: Element>(chunk: &mut [MaybeUninit<T>]) -> &mut [T] {
+fn cleared<T: Stored>(chunk: &mut [MaybeUninit<T>]) -> &mut [T] {
     for number in chunk.iter_mut() {
         number.write(T::ZERO);
     }

@@ -52,7 +52,7 @@ impl CustomOp2 for Tie {
         _knot_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         crate::element::with_element!(knot.dtype(), T => {
-            Ok((T::to_cpu_storage(&[<T as crate::element::Element>::ZERO]), Shape::from(1)))
+            Ok((T::to_cpu_storage(&[<T as crate::stored::Stored>::ZERO]), Shape::from(1)))
         })
     }
 

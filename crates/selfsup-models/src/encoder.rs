@@ -6,7 +6,7 @@ use crate::params::{ParamBuilder, Params};
 use crate::resnet::ResNet;
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -29,6 +29,7 @@ pub struct Encoder {
     backbone: ResNet,
     params: Params,
     device: Device,
+    train_dtype: DType,
 }
 
 impl Encoder {
@@ -44,7 +45,26 @@ impl Encoder {
         }
         let build = ParamBuilder::new(seed, device);
         let backbone = ResNet::new(&arch.config, &build)?;
-        Ok(Self { arch, preprocessing, backbone, params: build.finish(), device: device.clone() })
+        Ok(Self {
+            arch,
+            preprocessing,
+            backbone,
+            params: build.finish(),
+            device: device.clone(),
+            train_dtype: DType::F32,
+        })
+    }
+
+    /// The same encoder, whose training keeps what stands between its layers in `dtype`, F32 or BF16, and multiplies in it.
+    /// Weights, their gradients, statistics and features stay f32, and so does all of evaluation.
+    ///
+    /// # Errors
+    /// Another dtype.
+    pub fn with_train_dtype(self, dtype: DType) -> Result<Self> {
+        match dtype {
+            DType::F32 | DType::BF16 => Ok(Self { train_dtype: dtype, ..self }),
+            _ => Err(Error::TrainDType(dtype)),
+        }
     }
 
     /// Reads an encoder that [`Encoder::save`] wrote: the metadata says architecture and preparation.
@@ -83,7 +103,10 @@ impl Encoder {
     /// u8 images `[n, h, w, 3]` on the encoder's device → features `[n, d]` f32.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
-        self.backbone.forward(&x, mode)
+        match mode {
+            Mode::Train => self.backbone.forward(&x.to_dtype(self.train_dtype)?, mode),
+            Mode::Eval => self.backbone.forward(&x, mode),
+        }
     }
 
     /// The architecture.

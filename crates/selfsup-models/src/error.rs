@@ -27,6 +27,9 @@ pub enum Error {
         /// The value that came.
         got: usize,
     },
+    /// Training does not work in this dtype.
+    #[error("an encoder trains in F32 or BF16, not in {0:?}")]
+    TrainDType(candle_core::DType),
     /// The tensors of a file are not the ones that the model has.
     #[error("the weights do not fit {what}: {problems}")]
     Mismatch {

@@ -5,7 +5,7 @@
 
 use crate::layers::{BATCH_NORM_EPS, ConvNorm, Mode};
 use crate::{Result, params::ParamBuilder};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use selfsup_kernels::{BatchNormConfig, ResidualBlock, residual_blocks_train};
 
 /// What comes before the first stage.
@@ -92,7 +92,8 @@ impl ResNet {
         Ok(Self { pool: config.stem == Stem::ImageNet, blocks })
     }
 
-    /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels.
+    /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels. Training takes images in
+    /// bf16 too, and works in it, with features in f32 ([`selfsup_kernels::residual_blocks_train`]).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let pool = |x: &Tensor| selfsup_kernels::max_pool2d(x, 3, 2, 1);
         let x = match mode {
@@ -109,7 +110,8 @@ impl ResNet {
                 x
             }
         };
-        Ok(selfsup_kernels::global_avg_pool(&x)?)
+        let wide = if x.dtype() == DType::BF16 { x.to_dtype(DType::F32)? } else { x };
+        Ok(selfsup_kernels::global_avg_pool(&wide)?)
     }
 }
 

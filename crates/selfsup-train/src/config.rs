@@ -3,6 +3,7 @@
 
 use crate::method::MethodConfig;
 use crate::{Error, Result, defaults};
+use candle_core::DType;
 use selfsup_models::Preprocessing;
 use selfsup_optim::{OptimizerConfig, Schedule};
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub struct PretrainConfig {
     pub seed: u64,
     /// `auto`, `cpu`, `cuda`, `cuda:I` or `metal`.
     pub device: String,
-    /// `f32`.
+    /// What training keeps the encoder's activations in: `f32` or `bf16`. Weights stay f32.
     pub dtype: String,
     /// Threads that decode and augment. The result does not depend on it.
     pub workers: usize,
@@ -142,9 +143,7 @@ impl PretrainConfig {
         if self.seed > i64::MAX as u64 {
             return Err(Error::Config(format!("seed must be at most {}, got {}", i64::MAX, self.seed)));
         }
-        if self.dtype != "f32" {
-            return Err(Error::Config(format!("dtype must be `f32`, got `{}`", self.dtype)));
-        }
+        self.train_dtype()?;
         if !(self.clip_grad_norm >= 0.0 && self.clip_grad_norm.is_finite()) {
             let got = self.clip_grad_norm;
             return Err(Error::Config(format!("clip_grad_norm must be 0 (no limit) or more, got {got}")));
@@ -158,6 +157,15 @@ impl PretrainConfig {
         self.optimizer.validate()?;
         self.schedule.validate()?;
         Ok(())
+    }
+
+    /// [`PretrainConfig::dtype`] as candle has it.
+    pub fn train_dtype(&self) -> Result<DType> {
+        match &self.dtype[..] {
+            "f32" => Ok(DType::F32),
+            "bf16" => Ok(DType::BF16),
+            other => Err(Error::Config(format!("dtype must be `f32` or `bf16`, got `{other}`"))),
+        }
     }
 
     /// How the encoder's input is prepared.

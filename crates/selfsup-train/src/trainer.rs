@@ -259,7 +259,8 @@ fn build(config: &PretrainConfig, samples: usize) -> Result<Built> {
     }
     let device = device(&config.device)?;
     let arch = selfsup_models::arch(&config.arch)?;
-    let encoder = Encoder::untrained(arch, config.preprocessing(), config.seed, &device)?;
+    let encoder = Encoder::untrained(arch, config.preprocessing(), config.seed, &device)?
+        .with_train_dtype(config.train_dtype()?)?;
     let method = config.method.build(encoder, config.seed)?;
     let params: Vec<Param> =
         method.tensors().trainable().map(|t| Param { name: t.name.clone(), var: t.var.clone() }).collect();

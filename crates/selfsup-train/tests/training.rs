@@ -30,8 +30,17 @@ fn losses(folder: &Path) -> Vec<f64> {
 
 #[test]
 fn a_few_dozen_steps_lower_the_loss() {
+    lowers_the_loss(&["steps=60"]);
+}
+
+#[test]
+fn so_they_do_in_bf16() {
+    lowers_the_loss(&["steps=60", "dtype=bf16"]);
+}
+
+fn lowers_the_loss(settings: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(train(&config(&["steps=60"]), folder.path()).unwrap(), Outcome::Finished);
+    assert_eq!(train(&config(settings), folder.path()).unwrap(), Outcome::Finished);
     let losses = losses(folder.path());
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     let (first, last) = (mean(&losses[..6]), mean(&losses[54..]));
@@ -58,6 +67,10 @@ fn a_run_repeats_itself_and_its_seed_matters() {
     let first = run("a", &["steps=5"]);
     assert_eq!(first, run("b", &["steps=5", "workers=3"]));
     assert_ne!(first, run("c", &["steps=5", "seed=1"]));
+    // bf16 has its own bits, near those of f32, before the weights go their own ways.
+    let narrow = run("d", &["steps=5", "dtype=bf16"]);
+    assert_eq!(narrow, run("e", &["steps=5", "dtype=bf16", "workers=3"]));
+    assert!(narrow[0] != first[0] && (narrow[0] - first[0]).abs() < 0.02, "{narrow:?} and {first:?}");
 }
 
 /// AdamW's first steps move each weight by about the learning rate, whatever the gradient: a run whose schedule
@@ -82,10 +95,16 @@ fn the_schedule_sets_the_rate_of_each_step() {
 
 #[test]
 fn a_run_stopped_at_every_step_ends_with_the_same_bits() {
+    for dtype in ["dtype=f32", "dtype=bf16"] {
+        ends_with_the_same_bits(&config(&["steps=7", dtype]));
+    }
+}
+
+fn ends_with_the_same_bits(config: &PretrainConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(&["steps=7"]); // three steps an epoch: the cuts fall in mid-epoch and between epochs
+    // Three steps an epoch: the cuts fall in mid-epoch and between epochs.
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
-    train(&config, &whole).unwrap();
+    train(config, &whole).unwrap();
     let stop = AtomicBool::new(false);
     let mut interrupted = 0;
     let mut trainer = Trainer::create(config.clone(), data(), &cut).unwrap();

@@ -6,6 +6,8 @@
 use crate::element::Element;
 use crate::output::in_segments;
 use crate::simd::vectorized;
+use crate::stored::Stored;
+use candle_core::WithDType;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -88,15 +90,15 @@ fn written(c: usize) -> usize {
 }
 
 /// y of the module's formula. x consists of equally long groups, each with its statistics.
-pub(crate) fn normalize<T: Element>(
-    x: &[T],
-    groups: &[Affine<T>],
-    residual: Option<&[T]>,
+pub(crate) fn normalize<S: Stored>(
+    x: &[S],
+    groups: &[Affine<S::Wide>],
+    residual: Option<&[S]>,
     relu: bool,
-) -> Vec<T> {
+) -> Vec<S> {
     let c = groups[0].mean.len();
     let group = x.len() / groups.len();
-    let ([y], _) = in_segments(x.len(), group, written(c), |at, [y]: [&mut [T]; 1]| {
+    let ([y], _) = in_segments(x.len(), group, written(c), |at, [y]: [&mut [S]; 1]| {
         let a = &groups[at / group];
         let x = &x[at..at + y.len()];
         match residual {
@@ -105,8 +107,8 @@ pub(crate) fn normalize<T: Element>(
                 || {
                     for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                         for ((y, x), channel) in y.iter_mut().zip(x).zip(a.channels()) {
-                            let value = channel.apply(*x);
-                            *y = gated(value, value, relu);
+                            let value = channel.apply(x.wide());
+                            *y = S::narrow(gated(value, value, relu));
                         }
                     }
                 },
@@ -117,8 +119,8 @@ pub(crate) fn normalize<T: Element>(
                     let rows = x.chunks_exact(c).zip(residual[at..at + x.len()].chunks_exact(c));
                     for (y, (x, r)) in y.chunks_exact_mut(c).zip(rows) {
                         for (((y, x), r), channel) in y.iter_mut().zip(x).zip(r).zip(a.channels()) {
-                            let value = channel.apply(*x) + *r;
-                            *y = gated(value, value, relu);
+                            let value = channel.apply(x.wide()) + r.wide();
+                            *y = S::narrow(gated(value, value, relu));
                         }
                     }
                 },
@@ -152,13 +154,13 @@ pub(crate) struct Gradients<T> {
 /// The gradients of the module's formula, with statistics that are the groups' own or not.
 ///
 /// Where x is owned, dx takes its place.
-pub(crate) fn gradients<T: Element>(
-    x: Cow<'_, [T]>,
-    gate: Gate<T>,
-    dy: &[T],
-    groups: &[Affine<T>],
+pub(crate) fn gradients<S: Stored>(
+    x: Cow<'_, [S]>,
+    gate: Gate<S>,
+    dy: &[S],
+    groups: &[Affine<S::Wide>],
     own_statistics: bool,
-) -> Gradients<T> {
+) -> Gradients<S> {
     let (sums, gated) = sums(&x, gate, dy, groups);
     let sum = |i: usize| {
         let mut total = vec![0.0; groups[0].mean.len()];
@@ -173,19 +175,19 @@ pub(crate) fn gradients<T: Element>(
 }
 
 /// Σ g·x̂ and Σ g of each group, and g, where the gate is [`Gate::Output`].
-fn sums<T: Element>(
-    x: &[T],
-    gate: Gate<T>,
-    dy: &[T],
-    groups: &[Affine<T>],
-) -> (Vec<[Vec<f64>; 2]>, Option<Vec<T>>) {
+fn sums<S: Stored>(
+    x: &[S],
+    gate: Gate<S>,
+    dy: &[S],
+    groups: &[Affine<S::Wide>],
+) -> (Vec<[Vec<f64>; 2]>, Option<Vec<S>>) {
     let c = groups[0].mean.len();
     let group = x.len() / groups.len();
     let (chunk, task) = cut(group, c);
-    let part = |at: usize, len: usize, mut out: Option<&mut [T]>| {
+    let part = |at: usize, len: usize, mut out: Option<&mut [S]>| {
         let a = &groups[at / group];
         let mut total = [vec![0.0; c], vec![0.0; c]];
-        let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c]];
+        let mut sums = [vec![S::Wide::ZERO; c], vec![S::Wide::ZERO; c]];
         for from in (0..len).step_by(chunk) {
             let part = from..(from + chunk).min(len);
             let range = at + part.start..at + part.end;
@@ -193,15 +195,15 @@ fn sums<T: Element>(
             vectorized(
                 #[inline(always)]
                 || match (gate, &mut out) {
-                    (Gate::Again, _) => add_sums::<T, true>(x, dy, a, &mut sums, &mut total),
+                    (Gate::Again, _) => add_sums::<S, true>(x, dy, a, &mut sums, &mut total),
                     (Gate::Output(y), Some(g)) => {
                         let g = &mut g[part.clone()];
                         for ((g, dy), y) in g.iter_mut().zip(dy).zip(&y[range.clone()]) {
-                            *g = gated(*dy, *y, true);
+                            *g = if y.wide() <= S::Wide::ZERO { S::ZERO } else { *dy };
                         }
-                        add_sums::<T, false>(x, g, a, &mut sums, &mut total);
+                        add_sums::<S, false>(x, g, a, &mut sums, &mut total);
                     }
-                    _ => add_sums::<T, false>(x, dy, a, &mut sums, &mut total),
+                    _ => add_sums::<S, false>(x, dy, a, &mut sums, &mut total),
                 },
             );
         }
@@ -210,7 +212,7 @@ fn sums<T: Element>(
     let (gated, parts) = match gate {
         Gate::Output(_) => {
             let ([g], parts) =
-                in_segments(x.len(), group, task, |at, [g]: [&mut [T]; 1]| part(at, g.len(), Some(g)));
+                in_segments(x.len(), group, task, |at, [g]: [&mut [S]; 1]| part(at, g.len(), Some(g)));
             (Some(g), parts)
         }
         _ => {
@@ -230,23 +232,24 @@ fn sums<T: Element>(
 }
 
 #[inline(always)]
-fn add_sums<T: Element, const RELU: bool>(
-    x: &[T],
-    dy: &[T],
-    a: &Affine<T>,
-    sums: &mut [Vec<T>; 2],
+fn add_sums<S: Stored, const RELU: bool>(
+    x: &[S],
+    dy: &[S],
+    a: &Affine<S::Wide>,
+    sums: &mut [Vec<S::Wide>; 2],
     total: &mut [Vec<f64>; 2],
 ) {
     let c = a.mean.len();
     let [dweight, dbias] = sums.each_mut().map(|s| &mut s[..c]);
-    dweight.fill(T::ZERO);
-    dbias.fill(T::ZERO);
+    dweight.fill(S::Wide::ZERO);
+    dbias.fill(S::Wide::ZERO);
     for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
         let sums = dweight.iter_mut().zip(dbias.iter_mut());
         for ((dweight, dbias), ((x, dy), channel)) in sums.zip(x.iter().zip(dy).zip(a.channels())) {
-            let g = gated(*dy, channel.apply(*x), RELU);
+            let x = x.wide();
+            let g = gated(dy.wide(), channel.apply(x), RELU);
             *dbias += g;
-            *dweight += g * (*x - channel.mean);
+            *dweight += g * (x - channel.mean);
         }
     }
     for i in 0..c {
@@ -257,22 +260,22 @@ fn add_sums<T: Element, const RELU: bool>(
 
 /// dx = g·p + (x − μ)·q + r, with p, q and r of each channel. `sums` are dγ and dβ of each group, where the statistics
 /// were its own.
-fn input_gradient<T: Element>(
-    x: Cow<'_, [T]>,
-    dy: &[T],
-    groups: &[Affine<T>],
+fn input_gradient<S: Stored>(
+    x: Cow<'_, [S]>,
+    dy: &[S],
+    groups: &[Affine<S::Wide>],
     sums: Option<&[[Vec<f64>; 2]]>,
     again: bool,
-) -> Vec<T> {
+) -> Vec<S> {
     let c = groups[0].mean.len();
     let group = x.len() / groups.len();
     let count = (group / c) as f64;
-    let coefficients: Vec<[Vec<T>; 3]> = groups
+    let coefficients: Vec<[Vec<S::Wide>; 3]> = groups
         .iter()
         .enumerate()
         .map(|(i, a)| {
             let scale = |j: usize| a.inv_std[j].to_f64() * a.weight[j].to_f64();
-            let of = |f: &dyn Fn(usize) -> f64| (0..c).map(|j| T::from_f64(f(j))).collect::<Vec<T>>();
+            let of = |f: &dyn Fn(usize) -> f64| (0..c).map(|j| S::Wide::from_f64(f(j))).collect::<Vec<_>>();
             let q = |sums: &[Vec<f64>; 2], j: usize| -scale(j) * a.inv_std[j].to_f64() * sums[0][j] / count;
             let r = |sums: &[Vec<f64>; 2], j: usize| -scale(j) * sums[1][j] / count;
             [
@@ -282,40 +285,80 @@ fn input_gradient<T: Element>(
             ]
         })
         .collect();
-    let write = |at: usize, dx: &mut [T], x: Option<&[T]>| {
-        let (a, [p, q, r]) = (&groups[at / group], &coefficients[at / group]);
-        let dy = &dy[at..at + dx.len()];
-        // Where dx holds x, dy stands in for it, and is not read.
-        let (x, in_place) = x.map_or((dy, true), |x| (&x[at..at + dx.len()], false));
-        vectorized(
-            #[inline(always)]
-            || {
-                for (dx, (x, dy)) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c).zip(dy.chunks_exact(c))) {
-                    let channels = a.channels().zip(p.iter().zip(q).zip(r));
-                    for (((dx, x), dy), (channel, ((p, q), r))) in dx.iter_mut().zip(x).zip(dy).zip(channels)
-                    {
-                        let x = if in_place { *dx } else { *x };
-                        let g = gated(*dy, channel.apply(x), again);
-                        *dx = g * *p + (x - channel.mean) * *q + *r;
-                    }
-                }
-            },
-        );
-    };
+    let of_group =
+        |at: usize| Gradient { affine: &groups[at / group], coefficients: &coefficients[at / group], again };
     match x {
         Cow::Borrowed(x) => {
-            let ([dx], _) = in_segments(x.len(), group, written(c), |at, [dx]: [&mut [T]; 1]| {
-                write(at, dx, Some(x));
+            let ([dx], _) = in_segments(x.len(), group, written(c), |at, [dx]: [&mut [S]; 1]| {
+                let range = at..at + dx.len();
+                of_group(at).write(dx, &x[range.clone()], &dy[range]);
             });
             dx
         }
         Cow::Owned(mut x) => {
             x.par_chunks_mut(group).enumerate().for_each(|(i, x)| {
                 x.par_chunks_mut(written(c)).enumerate().for_each(|(j, x)| {
-                    write(i * group + j * written(c), x, None);
+                    let at = i * group + j * written(c);
+                    of_group(at).replace(x, &dy[at..at + x.len()]);
                 });
             });
             x
         }
+    }
+}
+
+/// What a group's input gradient is made with.
+struct Gradient<'a, W> {
+    affine: &'a Affine<W>,
+    /// p, q and r.
+    coefficients: &'a [Vec<W>; 3],
+    /// Whether a ReLU is to be looked for in the normalised x.
+    again: bool,
+}
+
+// Two loops for what could be one: with a choice between dx and x in it, it would not vectorise.
+impl<W: Element> Gradient<'_, W> {
+    fn write<S: Stored<Wide = W>>(&self, dx: &mut [S], x: &[S], dy: &[S]) {
+        let c = self.coefficients[0].len();
+        vectorized(
+            #[inline(always)]
+            || {
+                for (dx, (x, dy)) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c).zip(dy.chunks_exact(c))) {
+                    for (((dx, x), dy), channel) in dx.iter_mut().zip(x).zip(dy).zip(self.channels()) {
+                        *dx = S::narrow(self.at(x.wide(), dy.wide(), channel));
+                    }
+                }
+            },
+        );
+    }
+
+    /// The same with dx in the place of x.
+    fn replace<S: Stored<Wide = W>>(&self, x: &mut [S], dy: &[S]) {
+        let c = self.coefficients[0].len();
+        vectorized(
+            #[inline(always)]
+            || {
+                for (x, dy) in x.chunks_exact_mut(c).zip(dy.chunks_exact(c)) {
+                    for ((x, dy), channel) in x.iter_mut().zip(dy).zip(self.channels()) {
+                        *x = S::narrow(self.at(x.wide(), dy.wide(), channel));
+                    }
+                }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn channels(&self) -> impl Iterator<Item = (Channel<W>, [W; 3])> + '_ {
+        let [p, q, r] = self.coefficients;
+        self.affine.channels().zip(p.iter().zip(q).zip(r)).map(
+            #[inline(always)]
+            |(channel, ((p, q), r))| (channel, [*p, *q, *r]),
+        )
+    }
+
+    #[inline(always)]
+    fn at(&self, x: W, dy: W, (channel, [p, q, r]): (Channel<W>, [W; 3])) -> W {
+        let g = gated(dy, channel.apply(x), self.again);
+        g * p + (x - channel.mean) * q + r
     }
 }

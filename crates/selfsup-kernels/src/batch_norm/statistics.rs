@@ -1,8 +1,9 @@
 //! The batch's statistics in one pass over memory, each chunk's as differences from a mean close to its own.
 
 use super::cpu::{Affine, cut};
-use crate::element::Element;
 use crate::simd::vectorized;
+use crate::stored::Stored;
+use candle_core::WithDType;
 use rayon::prelude::*;
 
 /// Count, mean and sum of squared differences from it, of each channel.
@@ -29,13 +30,13 @@ impl Moments {
 }
 
 /// Each channel's mean and biased variance.
-fn statistics<T: Element>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
+fn statistics<S: Stored>(x: &[S], c: usize) -> (Vec<f64>, Vec<f64>) {
     let (chunk, task) = cut(x.len(), c);
     let parts: Vec<Moments> = x
         .par_chunks(task)
         .map(|x| {
             let mut moments = Moments::new(c);
-            let mut sums = [vec![T::ZERO; c], vec![T::ZERO; c], vec![T::ZERO; c]];
+            let mut sums = [vec![S::Wide::ZERO; c], vec![S::Wide::ZERO; c], vec![S::Wide::ZERO; c]];
             for x in x.chunks(chunk) {
                 vectorized(
                     #[inline(always)]
@@ -60,32 +61,32 @@ fn statistics<T: Element>(x: &[T], c: usize) -> (Vec<f64>, Vec<f64>) {
 /// Adds a chunk as differences from a mean close to its own: that of the chunks before it, or of the first one, its own.
 /// What the differences' rounding loses is small beside the variance that two unlike means make.
 #[inline(always)]
-fn add_chunk<T: Element>(x: &[T], c: usize, moments: &mut Moments, sums: &mut [Vec<T>; 3]) {
+fn add_chunk<S: Stored>(x: &[S], c: usize, moments: &mut Moments, sums: &mut [Vec<S::Wide>; 3]) {
     let count = (x.len() / c) as f64;
     let [shift, first, second] = sums.each_mut().map(|s| &mut s[..c]);
     if moments.count == 0.0 {
-        shift.fill(T::ZERO);
+        shift.fill(S::Wide::ZERO);
         for row in x.chunks_exact(c) {
             for (s, x) in shift.iter_mut().zip(row) {
-                *s += *x;
+                *s += x.wide();
             }
         }
-        let per_row = T::from_f64(1.0 / count);
+        let per_row = S::Wide::from_f64(1.0 / count);
         for s in shift.iter_mut() {
             *s *= per_row;
         }
     } else {
         for (s, mean) in shift.iter_mut().zip(&moments.mean) {
-            *s = T::from_f64(*mean);
+            *s = S::Wide::from_f64(*mean);
         }
     }
-    first.fill(T::ZERO);
-    second.fill(T::ZERO);
+    first.fill(S::Wide::ZERO);
+    second.fill(S::Wide::ZERO);
     for row in x.chunks_exact(c) {
         for (((x, shift), first), second) in
             row.iter().zip(shift.iter()).zip(first.iter_mut()).zip(second.iter_mut())
         {
-            let difference = *x - *shift;
+            let difference = x.wide() - *shift;
             *first += difference;
             *second += difference * difference;
         }
@@ -110,7 +111,7 @@ pub(crate) struct BatchStatistics {
 
 impl BatchStatistics {
     /// Those of x's groups, which are equally long.
-    pub(crate) fn new<T: Element>(x: &[T], c: usize, groups: usize, eps: f64) -> Self {
+    pub(crate) fn new<S: Stored>(x: &[S], c: usize, groups: usize, eps: f64) -> Self {
         let mut all = Self { affines: Vec::with_capacity(groups), mean: vec![0.0; c], var: vec![0.0; c] };
         for group in x.chunks(x.len() / groups) {
             let (mean, var) = statistics(group, c);

@@ -8,6 +8,7 @@ use super::weight_gradient::weight_gradient;
 use super::winograd;
 use crate::element::Element;
 use crate::simd::vectorized;
+use crate::stored::Stored;
 use candle_core::WithDType;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -191,15 +192,15 @@ pub(super) fn sum_slabs<T: Element>(mut slabs: Vec<T>, len: usize) -> Vec<T> {
 }
 
 /// dy where y is above 0 (or NaN), else 0.
-pub(super) fn gated<T: WithDType>(y: &[T], dy: &[T], is_stopped: impl Fn(T) -> bool + Sync) -> Vec<T> {
-    let mut out = vec![T::from_f64(0.0); dy.len()];
+pub(super) fn gated<T: Stored>(y: &[T], dy: &[T]) -> Vec<T> {
+    let mut out = vec![T::ZERO; dy.len()];
     out.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
         |((out, y), dy)| {
             vectorized(
                 #[inline(always)]
                 || {
                     for ((out, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                        *out = if is_stopped(*y) { T::from_f64(0.0) } else { *dy };
+                        *out = if y.wide() <= T::Wide::ZERO { T::ZERO } else { *dy };
                     }
                 },
             );
@@ -208,23 +209,19 @@ pub(super) fn gated<T: WithDType>(y: &[T], dy: &[T], is_stopped: impl Fn(T) -> b
     out
 }
 
-/// The sums over the rows of `[rows, k]`, of each task's numbers, `widened`, in S, and then in f64.
-pub(super) fn column_sums<T: WithDType, S: Element>(
-    rows: &[T],
-    k: usize,
-    widened: impl Fn(T) -> S + Sync,
-) -> Vec<T> {
+/// The sums over the rows of `[rows, k]`, of each task's numbers in the wide type, and then in f64.
+pub(super) fn column_sums<T: Stored>(rows: &[T], k: usize) -> Vec<T::Wide> {
     let per_task = (CHUNK / k).max(1) * k;
-    let parts: Vec<Vec<S>> = rows
+    let parts: Vec<Vec<T::Wide>> = rows
         .par_chunks(per_task)
         .map(|rows| {
-            let mut sum = vec![S::ZERO; k];
+            let mut sum = vec![T::Wide::ZERO; k];
             vectorized(
                 #[inline(always)]
                 || {
                     for row in rows.chunks_exact(k) {
                         for (s, x) in sum.iter_mut().zip(row) {
-                            *s += widened(*x);
+                            *s += x.wide();
                         }
                     }
                 },
@@ -238,5 +235,5 @@ pub(super) fn column_sums<T: WithDType, S: Element>(
             *t += p.to_f64();
         }
     }
-    total.into_iter().map(T::from_f64).collect()
+    total.into_iter().map(T::Wide::from_f64).collect()
 }

@@ -25,11 +25,12 @@ mod weight_gradient;
 mod winograd;
 
 use crate::element::{View, slice};
+use crate::stored::{is_stored, with_stored};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 pub(crate) use geometry::Geometry;
-use number::{Number, is_number, with_number};
+pub(crate) use number::Number;
 pub use transposed::conv_transpose2d;
 
 const OP: &str = "conv2d";
@@ -134,7 +135,7 @@ pub fn conv2d_with(
     if cuda::takes(x, weight, &geometry) {
         return epilogue.apply(&cuda::conv2d(x, weight, &geometry)?);
     }
-    if !is_number(x) {
+    if !is_stored(x) {
         return epilogue.apply(&reference::conv2d(x, weight, &geometry)?);
     }
     // candle's custom ops take at most three tensors: the bias comes behind the weight.
@@ -174,7 +175,7 @@ impl Conv2d {
         let dy = dy.contiguous()?;
         let gated = if self.relu {
             let (y, dy) = (View::new(y)?, View::new(&dy)?);
-            let gated = T::gated(y.as_slice()?, dy.as_slice()?);
+            let gated = cpu::gated::<T>(y.as_slice()?, dy.as_slice()?);
             Some(Tensor::from_vec(gated, g.output_shape(), x.device())?)
         } else {
             None
@@ -190,9 +191,9 @@ impl Conv2d {
         let dparams = params.track_op().then(|| -> candle_core::Result<_> {
             let mut dparams = T::backward_weight(g, x_view.as_slice()?, grad);
             if self.bias {
-                dparams.extend(T::column_sums(grad, g.k));
+                dparams.extend(cpu::column_sums(grad, g.k));
             }
-            Tensor::from_vec(dparams, params.shape(), x.device())
+            Tensor::from_vec(T::narrowed(dparams.into()).into_owned(), params.shape(), x.device())
         });
         let dresidual = residual.is_some_and(Tensor::track_op).then(|| dy.clone());
         Ok((dx.transpose()?, dparams.transpose()?, dresidual))
@@ -211,7 +212,7 @@ impl CustomOp2 for Conv2d {
         params: &CpuStorage,
         params_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = with_number!(x.dtype(), T => {
+        let y = with_stored!(x.dtype(), T => {
             self.forward::<T>(slice(x, x_layout)?, slice(params, params_layout)?, None)
         });
         Ok((y, self.geometry.output_shape()))
@@ -224,7 +225,7 @@ impl CustomOp2 for Conv2d {
         y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dx, dparams, _) = with_number!(x.dtype(), T => self.backward::<T>([x, params, y, dy], None))?;
+        let (dx, dparams, _) = with_stored!(x.dtype(), T => self.backward::<T>([x, params, y, dy], None))?;
         Ok((dx, dparams))
     }
 }
@@ -243,7 +244,7 @@ impl CustomOp3 for Conv2d {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let y = with_number!(x.dtype(), T => {
+        let y = with_stored!(x.dtype(), T => {
             let residual = slice::<T>(residual, residual_layout)?;
             self.forward(slice(x, x_layout)?, slice(params, params_layout)?, Some(residual))
         });
@@ -258,7 +259,7 @@ impl CustomOp3 for Conv2d {
         y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        with_number!(x.dtype(), T => self.backward::<T>([x, params, y, dy], Some(residual)))
+        with_stored!(x.dtype(), T => self.backward::<T>([x, params, y, dy], Some(residual)))
     }
 }
 

@@ -8,9 +8,10 @@
 //! over all (i, j, a, b) and the channels c of k's group, places outside y being dropped.
 
 use super::geometry::Geometry;
-use super::number::{Number, is_number, with_number};
+use super::number::Number;
 use super::{Conv2dConfig, cpu, reference};
 use crate::element::{View, slice};
+use crate::stored::{is_stored, with_stored};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor, WithDType};
@@ -35,7 +36,7 @@ pub fn conv_transpose2d(
     check::float(OP, x)?;
     check::like(OP, "weight", x, weight)?;
     let geometry = Geometry::of_transposed(x, weight, output_padding, config)?;
-    if !is_number(x) {
+    if !is_stored(x) {
         return reference::conv_transpose2d(x, weight, &geometry);
     }
     Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, ConvTranspose2d(geometry))?)
@@ -66,7 +67,7 @@ impl ConvTranspose2d {
         });
         let dweight = weight.track_op().then(|| {
             let dweight = T::backward_weight(g, dy, x_data);
-            Tensor::from_vec(dweight, weight.shape(), x.device())
+            Tensor::from_vec(T::narrowed(dweight.into()).into_owned(), weight.shape(), x.device())
         });
         Ok((dx.transpose()?, dweight.transpose()?))
     }
@@ -85,7 +86,7 @@ impl CustomOp2 for ConvTranspose2d {
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.0;
-        let y = with_number!(x.dtype(), T => {
+        let y = with_stored!(x.dtype(), T => {
             let (x, weight) = (slice::<T>(x, x_layout)?, slice(weight, weight_layout)?);
             T::to_cpu_storage_owned(T::backward_input(g, x, weight))
         });
@@ -99,6 +100,6 @@ impl CustomOp2 for ConvTranspose2d {
         _y: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        with_number!(x.dtype(), T => self.backward::<T>(x, weight, dy))
+        with_stored!(x.dtype(), T => self.backward::<T>(x, weight, dy))
     }
 }

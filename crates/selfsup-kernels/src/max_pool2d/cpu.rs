@@ -4,9 +4,10 @@
 use super::Geometry;
 use crate::element::Element;
 use crate::simd::vectorized;
+use crate::stored::Stored;
 use rayon::prelude::*;
 
-pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
+pub(super) fn forward<T: Stored>(g: &Geometry, x: &[T]) -> Vec<T> {
     let mut y = vec![T::ZERO; g.n * g.out_h * g.out_w * g.c];
     y.par_chunks_mut(g.out_w * g.c).enumerate().for_each(|(row, y)| {
         let (n, i) = (row / g.out_h, row % g.out_h);
@@ -27,7 +28,7 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
                                 y.copy_from_slice(x);
                             } else {
                                 for (y, x) in y.iter_mut().zip(x) {
-                                    *y = if exceeds(*x, *y) { *x } else { *y };
+                                    *y = if exceeds(x.wide(), y.wide()) { *x } else { *y };
                                 }
                             }
                             first = false;
@@ -41,60 +42,63 @@ pub(super) fn forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
 }
 
 /// dx. A task owns an image, as windows may overlap.
-pub(super) fn backward<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+pub(super) fn backward<T: Stored>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     let image = g.h * g.w * g.c;
     let mut dx = vec![T::ZERO; x.len()];
     let images =
         dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(dy.par_chunks(g.out_h * g.out_w * g.c));
-    images.for_each(|((dx, x), dy)| {
-        let mut best = vec![T::ZERO; g.c];
-        let mut place = vec![0u32; g.c];
-        vectorized(
-            #[inline(always)]
-            || {
-                for (p, dy) in dy.chunks_exact(g.c).enumerate() {
-                    let mut first = true;
-                    let mut pixels = 0u32;
-                    let (i, j) = (p / g.out_w, p % g.out_w);
-                    each_pixel(
-                        g,
-                        i,
-                        j,
-                        #[inline(always)]
-                        |at| {
-                            let x = &x[at..at + g.c];
-                            if first {
-                                best.copy_from_slice(x);
-                                place.fill(0);
-                            } else {
-                                for ((best, place), x) in best.iter_mut().zip(place.iter_mut()).zip(x) {
-                                    let exceeds = exceeds(*x, *best);
-                                    *best = if exceeds { *x } else { *best };
-                                    *place = if exceeds { pixels } else { *place };
-                                }
-                            }
-                            first = false;
-                            pixels += 1;
-                        },
-                    );
-                    let mut pixel = 0u32;
-                    each_pixel(
-                        g,
-                        i,
-                        j,
-                        #[inline(always)]
-                        |at| {
-                            for ((dx, dy), place) in dx[at..at + g.c].iter_mut().zip(dy).zip(place.iter()) {
-                                *dx += if *place == pixel { *dy } else { T::ZERO };
-                            }
-                            pixel += 1;
-                        },
-                    );
-                }
-            },
-        );
-    });
+    images.for_each(|((dx, x), dy)| T::sum_into(dx, |dx| image_gradient(g, x, dy, dx)));
     dx
+}
+
+/// dx of an image, added to zeros.
+fn image_gradient<T: Stored>(g: &Geometry, x: &[T], dy: &[T], dx: &mut [T::Wide]) {
+    let mut best = vec![T::ZERO; g.c];
+    let mut place = vec![0u32; g.c];
+    vectorized(
+        #[inline(always)]
+        || {
+            for (p, dy) in dy.chunks_exact(g.c).enumerate() {
+                let mut first = true;
+                let mut pixels = 0u32;
+                let (i, j) = (p / g.out_w, p % g.out_w);
+                each_pixel(
+                    g,
+                    i,
+                    j,
+                    #[inline(always)]
+                    |at| {
+                        let x = &x[at..at + g.c];
+                        if first {
+                            best.copy_from_slice(x);
+                            place.fill(0);
+                        } else {
+                            for ((best, place), x) in best.iter_mut().zip(place.iter_mut()).zip(x) {
+                                let exceeds = exceeds(x.wide(), best.wide());
+                                *best = if exceeds { *x } else { *best };
+                                *place = if exceeds { pixels } else { *place };
+                            }
+                        }
+                        first = false;
+                        pixels += 1;
+                    },
+                );
+                let mut pixel = 0u32;
+                each_pixel(
+                    g,
+                    i,
+                    j,
+                    #[inline(always)]
+                    |at| {
+                        for ((dx, dy), place) in dx[at..at + g.c].iter_mut().zip(dy).zip(place.iter()) {
+                            *dx += if *place == pixel { dy.wide() } else { T::Wide::ZERO };
+                        }
+                        pixel += 1;
+                    },
+                );
+            }
+        },
+    );
 }
 
 /// Whether a value takes the maximum's place: it is larger, or NaN.

@@ -7,7 +7,8 @@
 mod cpu;
 mod reference;
 
-use crate::element::{View, on_fast_path, slice, with_element};
+use crate::element::{View, slice};
+use crate::stored::{is_stored, with_stored};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
@@ -54,7 +55,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> R
         ));
     };
     let geometry = Geometry { n, h, w, c, out_h, out_w, kernel, stride, padding };
-    if !on_fast_path(x) {
+    if !is_stored(x) {
         return reference::max_pool2d(x, &geometry);
     }
     Ok(x.contiguous()?.apply_op1(MaxPool2d(geometry))?)
@@ -79,14 +80,14 @@ impl CustomOp1 for MaxPool2d {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let g = &self.0;
         let y =
-            with_element!(x.dtype(), T => T::to_cpu_storage_owned(cpu::forward::<T>(g, slice(x, layout)?)));
+            with_stored!(x.dtype(), T => T::to_cpu_storage_owned(cpu::forward::<T>(g, slice(x, layout)?)));
         Ok((y, Shape::from((g.n, g.out_h, g.out_w, g.c))))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let (view, grad) = (View::new(x)?, View::new(&grad)?);
-        with_element!(x.dtype(), T => {
+        with_stored!(x.dtype(), T => {
             let dx = cpu::backward::<T>(&self.0, view.as_slice()?, grad.as_slice()?);
             Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
         })

@@ -1,7 +1,7 @@
 use super::*;
 use crate::gradcheck::GradCheck;
 use crate::testing::{assert_close, assert_same_bits, golden, random, random_f32, values, with_threads};
-use candle_core::{Device, Var};
+use candle_core::{DType, Device, Var};
 use proptest::prelude::*;
 
 /// The module's formula: values, and each maximum's place in x.
@@ -81,6 +81,26 @@ proptest! {
             assert_close(&y, &expected, 0.0);
             assert_close(&got, &dx, 1e-12);
         }
+    }
+}
+
+/// The sums of overlapping windows are rounded once.
+#[test]
+fn bf16_is_the_same_rounded() {
+    let x = random((2, 9, 8, 5), 1).to_dtype(DType::BF16).unwrap();
+    let wide = x.to_dtype(DType::F64).unwrap();
+    for (kernel, stride, padding) in [(3, 2, 1), (3, 1, 1), (2, 2, 0)] {
+        let y = max_pool2d(&x, kernel, stride, padding).unwrap();
+        let (expected, places) = naive(&wide, kernel, stride, padding);
+        assert_close(&y, &expected, 0.0);
+        let x = Var::from_tensor(&x).unwrap();
+        let y = max_pool2d(&x, kernel, stride, padding).unwrap();
+        let dy = random(y.shape(), 99).to_dtype(DType::BF16).unwrap();
+        let got = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut dx = vec![0f32; x.elem_count()];
+        places.iter().zip(values(&dy)).for_each(|(place, dy)| dx[*place] += dy as f32);
+        let dx = Tensor::from_vec(dx, x.shape(), x.device()).unwrap().to_dtype(DType::BF16).unwrap();
+        assert_close(got.get(&x).unwrap(), &dx, 0.0);
     }
 }
 

@@ -3,10 +3,11 @@
 use crate::batch_norm::cpu::{Affine, Gate, gradients, normalize};
 use crate::batch_norm::statistics::BatchStatistics;
 use crate::conv2d::Geometry;
-use crate::conv2d::cpu::{Finish, backward_input, backward_weight, forward, path};
-pub(super) use crate::element::Element;
+use crate::conv2d::Number;
+use crate::conv2d::cpu::Finish;
+use crate::element::Element;
+use crate::stored::Stored;
 use candle_core::Shape;
-use pulp::Arch;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -59,16 +60,19 @@ impl<T> Saved<T> {
     }
 }
 
+/// Those of the parameters that want one.
+type ParamGradients<T> = Vec<Option<Vec<<T as Stored>::Wide>>>;
+
 /// The parameters of a layer.
 #[derive(Clone, Copy)]
-struct Params<'a, T> {
-    weight: &'a [T],
-    gamma: &'a [T],
-    beta: &'a [T],
+struct Params<'a, W> {
+    weight: &'a [W],
+    gamma: &'a [W],
+    beta: &'a [W],
 }
 
-impl<T: Element> Params<'_, T> {
-    fn affines(&self, statistics: &BatchStatistics) -> Vec<Affine<T>> {
+impl<W: Element> Params<'_, W> {
+    fn affines(&self, statistics: &BatchStatistics) -> Vec<Affine<W>> {
         let params = [self.gamma, self.beta].concat();
         statistics.affines.iter().map(|affine| affine.with_params(&params)).collect()
     }
@@ -100,7 +104,7 @@ impl Network {
     }
 
     /// Each block with its layers' parameters and the number of the first of them.
-    fn with_params<'a, T>(&'a self, params: &'a [&'a [T]]) -> Vec<(&'a Block, usize, Vec<Params<'a, T>>)> {
+    fn with_params<'a, W>(&'a self, params: &'a [&'a [W]]) -> Vec<(&'a Block, usize, Vec<Params<'a, W>>)> {
         let mut first = 0;
         let blocks = self.blocks.iter().map(|block| {
             let layers = block.all_layers().count();
@@ -112,19 +116,19 @@ impl Network {
         blocks.collect()
     }
 
-    fn convolve<T: Element>(
+    fn convolve<T: Number>(
         &self,
         g: &Geometry,
         x: &[T],
-        params: Params<'_, T>,
+        params: Params<'_, T::Wide>,
     ) -> (Vec<T>, BatchStatistics) {
-        let z = forward(Arch::new(), path(g), g, x, params.weight, Finish::default());
+        let z = T::forward(g, x, &T::narrowed(params.weight.into()), Finish::default());
         let statistics = BatchStatistics::new(&z, g.k, self.groups, self.eps);
         (z, statistics)
     }
 
     /// y, and what the backward pass needs.
-    pub(super) fn forward<T: Element>(&self, x: &[T], params: &[&[T]]) -> (Vec<T>, Saved<T>) {
+    pub(super) fn forward<T: Number>(&self, x: &[T], params: &[&[T::Wide]]) -> (Vec<T>, Saved<T>) {
         let mut saved: Vec<SavedBlock<T>> = Vec::with_capacity(self.blocks.len());
         for (block, _, params) in self.with_params(params) {
             let x = saved.last().map_or(x, |before| &before.y);
@@ -155,15 +159,15 @@ impl Network {
     }
 
     /// dx, if it is wanted, and the gradients of the parameters that are.
-    pub(super) fn backward<T: Element>(
+    pub(super) fn backward<T: Number>(
         &self,
         mut saved: Saved<T>,
         [x, y, dy]: [&[T]; 3],
-        params: &[&[T]],
+        params: &[&[T::Wide]],
         x_wanted: bool,
         wanted: &[bool],
-    ) -> (Option<Vec<T>>, Vec<Option<Vec<T>>>) {
-        let mut dparams: Vec<Option<Vec<T>>> = vec![None; params.len()];
+    ) -> (Option<Vec<T>>, ParamGradients<T>) {
+        let mut dparams: ParamGradients<T> = vec![None; params.len()];
         let mut dy = Cow::Borrowed(dy);
         let mut y = Cow::Borrowed(y);
         for (block, first, params) in self.with_params(params).into_iter().rev() {
@@ -173,7 +177,7 @@ impl Network {
             let input = before.as_deref().unwrap_or(x);
             let input_wanted = before.is_some() || x_wanted;
             let wanted = &wanted[first..];
-            let mut store = |layer: usize, gradients: [Vec<T>; 3]| {
+            let mut store = |layer: usize, gradients: [Vec<T::Wide>; 3]| {
                 for (i, gradient) in gradients.into_iter().enumerate() {
                     dparams[first + 3 * layer + i] = wanted[3 * layer + i].then_some(gradient);
                 }
@@ -198,7 +202,7 @@ impl Network {
                 store(i, [dweight, cast(&d.weight), cast(&d.bias)]);
                 drop(own);
                 if i > 0 || input_wanted {
-                    dy = Cow::Owned(backward_input(Arch::new(), path(g), g, &d.x, params[i].weight));
+                    dy = Cow::Owned(input_gradient(g, &d.x, params[i].weight));
                 }
             }
             if let (Some(layer), Some(g)) = (projection, block.projection()) {
@@ -209,7 +213,7 @@ impl Network {
                 drop(from);
                 store(at, [weight_gradient(g, input, &d.x, wanted[3 * at]), cast(&d.weight), cast(&d.bias)]);
                 if input_wanted {
-                    aside = Some(backward_input(Arch::new(), path(g), g, &d.x, params[at].weight));
+                    aside = Some(input_gradient(g, &d.x, params[at].weight));
                 }
             }
             if let (Some(aside), true) = (aside, input_wanted) {
@@ -224,22 +228,26 @@ impl Network {
 }
 
 /// The gradient of a convolution's weight, or nothing, where nobody wants it.
-fn weight_gradient<T: Element>(g: &Geometry, x: &[T], dz: &[T], wanted: bool) -> Vec<T> {
-    if wanted { backward_weight(Arch::new(), path(g), g, x, dz) } else { Vec::new() }
+fn weight_gradient<T: Number>(g: &Geometry, x: &[T], dz: &[T], wanted: bool) -> Vec<T::Wide> {
+    if wanted { T::backward_weight(g, x, dz) } else { Vec::new() }
 }
 
-fn cast<T: Element>(values: &[f64]) -> Vec<T> {
-    values.iter().map(|&v| T::from_f64(v)).collect()
+fn input_gradient<T: Number>(g: &Geometry, dz: &[T], weight: &[T::Wide]) -> Vec<T> {
+    T::backward_input(g, dz, &T::narrowed(weight.into()))
+}
+
+fn cast<W: Element>(values: &[f64]) -> Vec<W> {
+    values.iter().map(|&v| W::from_f64(v)).collect()
 }
 
 /// to += from.
-fn add<T: Element>(to: &mut [T], from: &[T]) {
+fn add<T: Stored>(to: &mut [T], from: &[T]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         crate::simd::vectorized(
             #[inline(always)]
             || {
                 for (to, from) in to.iter_mut().zip(from) {
-                    *to += *from;
+                    *to = T::narrow(to.wide() + from.wide());
                 }
             },
         );

@@ -13,11 +13,13 @@
 mod cpu;
 
 use crate::conv2d::Geometry;
-use crate::element::{View, on_fast_path, slice, with_element};
+use crate::conv2d::Number;
+use crate::element::{View, slice};
+use crate::stored::{is_stored, with_stored};
 use crate::ties::{Gradients, tie};
 use crate::{BatchNormConfig, Conv2dConfig, Result, batch_norm_train, check, conv2d};
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
-use cpu::{Element, Network, Saved};
+use cpu::{Network, Saved};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const OP: &str = "residual_blocks_train";
@@ -88,9 +90,14 @@ pub struct ResidualOutput {
 
 /// Applies blocks to x `[n, h, w, c]`; every normalisation with `norm`'s ε and groups, whose `relu` is not looked at.
 ///
+/// x in bf16 takes parameters in f32 (mixed precision, Micikevicius et al. 2018): convolutions multiply bf16 numbers, the
+/// weights rounded to such, and sum in f32; what stands between the layers, y and the gradients that go from layer to
+/// layer are kept in bf16, rounded once to the nearest even; normalisation, its statistics and the
+/// parameters' gradients are f32. In all other dtypes x and parameters are of the same one.
+///
 /// Gradients: x and every weight, γ and β. What backward needs is freed as backward goes; a second backward pass over
-/// the same result works the forward pass out again. On other devices and in other dtypes than f32 and f64 it is a
-/// composition of [`conv2d`](crate::conv2d()) and [`batch_norm_train`](crate::batch_norm_train).
+/// the same result works the forward pass out again. On other devices and in other dtypes than f32, f64 and bf16 it
+/// is a composition of [`conv2d`](crate::conv2d()) and [`batch_norm_train`](crate::batch_norm_train).
 ///
 /// # Errors
 /// Those of these two for any layer, no blocks, a block without layers, a shortcut whose shape is not the last layer's.
@@ -101,10 +108,10 @@ pub fn residual_blocks_train(
 ) -> Result<ResidualOutput> {
     let shape = check::nhwc(OP, x)?;
     let network = network(x, shape, blocks, norm)?;
-    if !on_fast_path(x) {
+    if !is_stored(x) {
         return composition(x, blocks, norm);
     }
-    let x = x.contiguous()?;
+    let (x, dtype) = (x.contiguous()?, check::params_dtype(x));
     let params: Vec<Tensor> = blocks
         .iter()
         .flat_map(ResidualBlock::all_layers)
@@ -113,7 +120,7 @@ pub fn residual_blocks_train(
         .collect::<candle_core::Result<_>>()?;
     let (knot, gradients) = tie(&params.iter().collect::<Vec<_>>())?;
     let counts = network.counts();
-    let (y, statistics) = with_element!(x.dtype(), T => {
+    let (y, statistics) = with_stored!(x.dtype(), T => {
         let saved = Arc::new(Mutex::new(None));
         let op = Residual::<T> { network, params, gradients, saved: saved.clone() };
         let y = x.apply_op2(&knot, op)?;
@@ -122,7 +129,7 @@ pub fn residual_blocks_train(
     });
     let tensor = |values: Vec<f64>| {
         let c = values.len();
-        Tensor::from_vec(values, c, x.device())?.to_dtype(x.dtype())
+        Tensor::from_vec(values, c, x.device())?.to_dtype(dtype)
     };
     let statistics = statistics
         .into_iter()
@@ -148,10 +155,10 @@ fn network(
         return Err(check::parameter_error(OP, "blocks", "at least one", 0));
     }
     let geometry = |shape: [usize; 4], layer: &ConvNorm<'_>| -> Result<Geometry> {
-        check::like(OP, "weight", x, layer.weight)?;
+        check::param(OP, "weight", x, layer.weight)?;
         let g = Geometry::of(shape, layer.weight, layer.config)?;
         for (name, tensor) in [("gamma", layer.gamma), ("beta", layer.beta)] {
-            check::like(OP, name, x, tensor)?;
+            check::param(OP, name, x, tensor)?;
             check::channels(OP, name, g.k, tensor)?;
         }
         if g.n / norm.groups * g.out_h * g.out_w < 2 {
@@ -197,11 +204,15 @@ fn network(
 fn composition(x: &Tensor, blocks: &[ResidualBlock<'_>], norm: BatchNormConfig) -> Result<ResidualOutput> {
     let mut statistics = Vec::new();
     let apply = |x: &Tensor, layer: &ConvNorm<'_>, residual: Option<&Tensor>, relu| -> Result<_> {
-        let z = conv2d(x, layer.weight, layer.config)?;
+        // Beside bf16 the convolution takes a rounded weight, and the normalisation is worked out in f32.
+        let dtype = check::params_dtype(x);
+        let z = conv2d(x, &layer.weight.to_dtype(x.dtype())?, layer.config)?.to_dtype(dtype)?;
+        let residual = residual.map(|residual| residual.to_dtype(dtype)).transpose()?;
         let config = BatchNormConfig { relu, ..norm };
-        let out = batch_norm_train(&z, layer.gamma, layer.beta, residual, config)?;
+        let out = batch_norm_train(&z, layer.gamma, layer.beta, residual.as_ref(), config)?;
         let count = z.elem_count() / z.dim(D::Minus1)? / norm.groups;
-        Ok((out.y, LayerStatistics { mean: out.mean, var: out.var, count }))
+        let y = out.y.to_dtype(x.dtype())?;
+        Ok((y, LayerStatistics { mean: out.mean, var: out.var, count }))
     };
     let mut y = x.clone();
     for block in blocks {
@@ -226,7 +237,7 @@ fn composition(x: &Tensor, blocks: &[ResidualBlock<'_>], norm: BatchNormConfig) 
     Ok(ResidualOutput { y, statistics })
 }
 
-struct Residual<T: Element> {
+struct Residual<T: Number> {
     network: Network,
     /// Weight, γ and β of every layer.
     params: Vec<Tensor>,
@@ -235,16 +246,16 @@ struct Residual<T: Element> {
     saved: Arc<Mutex<Option<Saved<T>>>>,
 }
 
-impl<T: Element> Residual<T> {
+impl<T: Number> Residual<T> {
     /// Calls `f` with the parameters' numbers.
-    fn with_params<R>(&self, f: impl FnOnce(&[&[T]]) -> R) -> candle_core::Result<R> {
+    fn with_params<R>(&self, f: impl FnOnce(&[&[T::Wide]]) -> R) -> candle_core::Result<R> {
         let views = self.params.iter().map(View::new).collect::<candle_core::Result<Vec<_>>>()?;
         let params = views.iter().map(View::as_slice).collect::<candle_core::Result<Vec<_>>>()?;
         Ok(f(&params))
     }
 }
 
-impl<T: Element> CustomOp2 for Residual<T> {
+impl<T: Number> CustomOp2 for Residual<T> {
     fn name(&self) -> &'static str {
         OP
     }
@@ -291,3 +302,5 @@ impl<T: Element> CustomOp2 for Residual<T> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bf16;

@@ -22,6 +22,11 @@ const PLANS: [Plan; 4] = [
 
 /// Parameters of all layers of [`PLANS`], weight, γ, β each, f64.
 fn params(c: usize) -> Vec<Tensor> {
+    wide_params(c, 1)
+}
+
+/// The same for `times` as many channels out.
+pub(super) fn wide_params(c: usize, times: usize) -> Vec<Tensor> {
     let mut params = Vec::new();
     let mut add = |kernel: usize, c: usize, k: usize| {
         let seed = params.len() as u64;
@@ -33,10 +38,10 @@ fn params(c: usize) -> Vec<Tensor> {
     for (layers, shortcut) in PLANS {
         let mut c = input;
         for &(kernel, k, _) in layers {
-            add(kernel, c, k);
-            c = k;
+            add(kernel, c, k * times);
+            c = k * times;
         }
-        if shortcut && projected(layers, input) {
+        if shortcut && projected(layers, c, input) {
             add(1, input, c);
         }
         input = c;
@@ -44,11 +49,11 @@ fn params(c: usize) -> Vec<Tensor> {
     params
 }
 
-fn projected(layers: &[(usize, usize, usize)], c: usize) -> bool {
-    layers.iter().any(|layer| layer.2 > 1) || layers[layers.len() - 1].1 != c
+fn projected(layers: &[(usize, usize, usize)], k: usize, c: usize) -> bool {
+    layers.iter().any(|layer| layer.2 > 1) || k != c
 }
 
-fn blocks(c: usize, params: &[Tensor]) -> Vec<ResidualBlock<'_>> {
+pub(super) fn blocks(c: usize, params: &[Tensor]) -> Vec<ResidualBlock<'_>> {
     let mut params = params.chunks_exact(3);
     let mut next = |kernel: usize, stride: usize| {
         let [weight, gamma, beta] = params.next().unwrap() else { unreachable!() };
@@ -57,25 +62,26 @@ fn blocks(c: usize, params: &[Tensor]) -> Vec<ResidualBlock<'_>> {
     };
     let mut c = c;
     let plan = PLANS.iter().map(|&(layers, shortcut)| {
-        let own = layers.iter().map(|&(kernel, _, stride)| next(kernel, stride)).collect();
+        let own: Vec<_> = layers.iter().map(|&(kernel, _, stride)| next(kernel, stride)).collect();
+        let k = own[own.len() - 1].gamma.elem_count();
         let stride = layers.iter().map(|layer| layer.2).product();
         let shortcut = match shortcut {
             false => Shortcut::Nothing,
-            true if projected(layers, c) => Shortcut::Projection(next(1, stride)),
+            true if projected(layers, k, c) => Shortcut::Projection(next(1, stride)),
             true => Shortcut::Identity,
         };
-        c = layers[layers.len() - 1].1;
+        c = k;
         ResidualBlock { layers: own, shortcut }
     });
     plan.collect()
 }
 
-fn norm(groups: usize) -> BatchNormConfig {
+pub(super) fn norm(groups: usize) -> BatchNormConfig {
     BatchNormConfig { groups, ..BatchNormConfig::default() }
 }
 
 /// y, statistics and all gradients for a dy that is not the same everywhere.
-fn run(
+pub(super) fn run(
     x: &Tensor,
     params: &[Tensor],
     groups: usize,
@@ -84,12 +90,12 @@ fn run(
     let x = Var::from_tensor(x).unwrap();
     let vars: Vec<Var> = params.iter().map(|p| Var::from_tensor(p).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-    let out = f(&x, &blocks(x.dims()[3], &tensors), norm(groups)).unwrap();
+    let out = f(&x, &blocks(params[0].dims()[2], &tensors), norm(groups)).unwrap();
     let dy = random(out.y.shape(), 9).to_dtype(x.dtype()).unwrap();
     let gradients = (&out.y * dy).unwrap().sum_all().unwrap().backward().unwrap();
     let mut all = vec![out.y];
     all.extend(out.statistics.iter().flat_map(|own| [own.mean.clone(), own.var.clone()]));
-    all.extend([&x].into_iter().chain(&vars).map(|var| gradients.get(var).unwrap().clone()));
+    all.extend([&x].into_iter().chain(&vars).filter_map(|var| gradients.get(var).cloned()));
     all
 }
 

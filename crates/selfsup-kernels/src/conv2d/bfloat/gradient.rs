@@ -3,10 +3,8 @@
 //! The pairs that are multiplied together are one pixel of two images, so that both factors are interleaved
 //! once for all taps. A task owns a block of columns k and a slab of the batch, which it takes by some rows
 //! of some pairs of images at a time: their interleaved x stays in the second-level cache, their dy, some
-//! pixels at a time, in the first. Sums are in f32 over the whole batch: slabs are added in order, then
-//! rounded.
+//! pixels at a time, in the first. Sums are in f32 over the whole batch: slabs are added in order.
 
-use super::convert::narrow;
 use super::kernel::{LANES, Pair, interleave, outer_product, with_block};
 use super::pairs::Processor;
 use crate::conv2d::geometry::Geometry;
@@ -29,7 +27,7 @@ const PART_PIXELS: usize = 256;
 const TASKS: usize = 16;
 
 /// dweight of the convolution.
-pub(super) fn backward_weight(processor: Processor, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<bf16> {
+pub(super) fn backward_weight(processor: Processor, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<f32> {
     // A group's channels, once interleaved, lie together.
     let compact = Geometry { c: g.group_c(), k: g.group_k(), groups: 1, ..*g };
     let taps = Taps::forward(&compact);
@@ -51,7 +49,7 @@ pub(super) fn backward_weight(processor: Processor, g: &Geometry, x: &[bf16], dy
     }
     tasks.into_par_iter().for_each(|(task, parts, sums)| task.run(parts, sums));
     let sums = sums.as_slice();
-    let mut dweight = vec![bf16::ZERO; rows * g.k];
+    let mut dweight = vec![0.0; rows * g.k];
     dweight.par_chunks_exact_mut(g.k).enumerate().for_each(|(row, dweight)| {
         for block in &blocks {
             let mut total = [0.0; VECTORS * LANES];
@@ -59,7 +57,7 @@ pub(super) fn backward_weight(processor: Processor, g: &Geometry, x: &[bf16], dy
                 let sums = &slab[rows * block.at + row * block.stride..][..block.width];
                 total.iter_mut().zip(sums).for_each(|(t, s)| *t += *s);
             }
-            dweight[block.column..][..block.width].iter_mut().zip(total).for_each(|(d, t)| *d = narrow(t));
+            dweight[block.column..][..block.width].copy_from_slice(&total[..block.width]);
         }
     });
     dweight

@@ -5,7 +5,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod classes;
-mod convert;
 #[cfg(target_arch = "x86_64")]
 mod gradient;
 #[cfg(target_arch = "x86_64")]
@@ -14,13 +13,12 @@ mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod products;
 
-pub(super) use convert::wide;
 pub(super) use pairs::Processor;
 
 use super::cpu::{self, Finish};
 use super::few_pixels;
 use super::geometry::Geometry;
-use convert::{narrowed, widened};
+use crate::stored::{narrowed, widened};
 use half::bf16;
 use pulp::Arch;
 
@@ -73,12 +71,10 @@ pub(super) fn backward_input(path: Path, g: &Geometry, dy: &[bf16], weight: &[bf
     }
 }
 
-/// dweight.
-pub(super) fn backward_weight(path: Path, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<bf16> {
+/// dweight, not rounded.
+pub(super) fn backward_weight(path: Path, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<f32> {
     match path {
         Path::Pairs(processor) => processor.backward_weight(g, x, dy),
-        Path::Widened => {
-            narrowed(&cpu::backward_weight(Arch::new(), cpu::path(g), g, &widened(x), &widened(dy)))
-        }
+        Path::Widened => cpu::backward_weight(Arch::new(), cpu::path(g), g, &widened(x), &widened(dy)),
     }
 }

@@ -42,7 +42,7 @@ impl Processor {
         super::products::backward_input(self, g, dy, weight)
     }
 
-    pub(super) fn backward_weight(self, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<bf16> {
+    pub(super) fn backward_weight(self, g: &Geometry, x: &[bf16], dy: &[bf16]) -> Vec<f32> {
         super::gradient::backward_weight(self, g, x, dy)
     }
 }
@@ -61,7 +61,7 @@ impl Processor {
         match self.0 {}
     }
 
-    pub(super) fn backward_weight(self, _: &Geometry, _: &[bf16], _: &[bf16]) -> Vec<bf16> {
+    pub(super) fn backward_weight(self, _: &Geometry, _: &[bf16], _: &[bf16]) -> Vec<f32> {
         match self.0 {}
     }
 }

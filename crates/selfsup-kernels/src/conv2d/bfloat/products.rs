@@ -5,7 +5,6 @@
 //! over the whole depth, as bf16 has no place for them. Pixels go by classes, and by images within a class.
 
 use super::classes::{Class, classes};
-use super::convert::widened;
 use super::kernel::{BlockFinish, LANES, Pair, gather_product, interleave, pair, with_block};
 use super::pairs::Processor;
 use crate::conv2d::cpu::Finish;
@@ -13,6 +12,7 @@ use crate::conv2d::geometry::Geometry;
 use crate::conv2d::microkernel::{Block, cut};
 use crate::conv2d::taps::Taps;
 use crate::scratch::{Aligned, Shared};
+use crate::stored::widened;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;

@@ -21,6 +21,8 @@
 #[path = "../../crates/selfsup-cli/src/allocator.rs"]
 mod allocator;
 mod args;
+#[path = "../../crates/selfsup-cli/src/candle_pool.rs"]
+mod candle_pool;
 mod cases;
 mod compare;
 mod guard;
@@ -37,6 +39,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    candle_pool::let_threads_sleep();
     allocator::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),

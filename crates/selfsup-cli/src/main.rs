@@ -5,6 +5,7 @@
 
 mod allocator;
 mod args;
+mod candle_pool;
 mod commands;
 mod failure;
 mod frozen;
@@ -17,6 +18,7 @@ use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    candle_pool::let_threads_sleep();
     allocator::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Pretrain(args) => commands::pretrain::run(args),

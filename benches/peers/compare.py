@@ -57,7 +57,22 @@ def nt_xent(z1, z2, temperature):
     return F.cross_entropy(logits, positives)
 
 
+class Nothing(torch.autograd.Function):
+    """Zeros; x's gradient lies ready."""
+
+    ready = {}
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return Nothing.ready.setdefault(dy.shape, torch.ones_like(dy))
+
+
 OPERATIONS = {
+    "nothing": Nothing.apply,
     "conv2d": lambda x, w, stride, padding, dilation, groups: F.conv2d(x, w, None, stride, padding, dilation, groups),
     # In place where torchvision's networks are.
     "batch_norm_relu": lambda x, weight, bias: F.relu(batch_norm(x, weight, bias), inplace=True),

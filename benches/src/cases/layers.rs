@@ -2,12 +2,13 @@
 
 use super::table::{BOTH, EAGER, backward, both};
 use super::{Case, Input, Layout};
-use candle_core::Tensor;
+use candle_core::{CpuStorage, CustomOp1, Shape, Tensor};
 use selfsup_kernels::{
     Activation, AvgPool2dConfig, BatchNormConfig, Conv2dConfig, Gelu, avg_pool2d, batch_norm_train,
     conv_transpose2d, gelu, layer_norm, linear, resize_bilinear, softmax,
 };
 use serde_json::json;
+use std::sync::OnceLock;
 
 /// Tokens of 16 images of 224 pixels in a vision transformer: 14·14 patches and the class.
 const TOKENS: usize = 16 * 197;
@@ -22,14 +23,56 @@ pub(super) fn all() -> Vec<Case> {
     cases.extend(linears());
     cases.extend(transposed());
     cases.extend(grouped_normalisation());
+    cases.extend(graph());
     cases
+}
+
+/// What each side's graph takes for an operation that does nothing: y is zeros, x's gradient lies ready.
+fn graph() -> Vec<Case> {
+    backward(both(
+        &format!("nothing/{TOKENS}x{WIDTH}"),
+        "nothing",
+        vec![Input::new(Layout::Plain, &[TOKENS, WIDTH])],
+        json!({}),
+        None,
+        EAGER,
+        {
+            let gradient = OnceLock::new();
+            move |t: &[Tensor]| {
+                let gradient = gradient.get_or_init(|| t[0].ones_like().expect("memory for a few megabytes"));
+                Ok(t[0].apply_op1(Nothing(gradient.clone()))?)
+            }
+        },
+    ))
+    .into_iter()
+    .collect()
+}
+
+struct Nothing(Tensor);
+
+impl CustomOp1 for Nothing {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        layout: &candle_core::Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0; layout.shape().elem_count()]), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
 }
 
 /// ResNet-D's shortcut, Inception-v3's branch.
 fn pooling() -> Vec<Case> {
     let pool = |n, side, c, config: AvgPool2dConfig| {
         let AvgPool2dConfig { kernel, stride, padding, count_include_pad } = config;
-        backward(both(
+        both(
             &format!("avg_pool2d/{n}x{side}x{side}x{c}/{kernel}-s{stride}"),
             "avg_pool2d",
             vec![Input::new(Layout::Nhwc, &[n, side, side, c])],
@@ -37,7 +80,7 @@ fn pooling() -> Vec<Case> {
             None,
             EAGER,
             move |t: &[Tensor]| Ok(avg_pool2d(&t[0], config)?),
-        ))
+        )
     };
     let overlapping = AvgPool2dConfig { kernel: 3, stride: 1, padding: 1, count_include_pad: true };
     [pool(16, 56, 256, AvgPool2dConfig::new(2)), pool(16, 35, 288, overlapping)]
@@ -49,7 +92,7 @@ fn pooling() -> Vec<Case> {
 /// A feature pyramid's step, and descriptors to the image's size as Dense Object Nets have them.
 fn resizing() -> Vec<Case> {
     let resize = |n, (h, w), c, (out_h, out_w), align_corners| {
-        backward(both(
+        both(
             &format!("resize_bilinear/{n}x{h}x{w}x{c}/{out_h}x{out_w}"),
             "resize_bilinear",
             vec![Input::new(Layout::Nhwc, &[n, h, w, c])],
@@ -57,7 +100,7 @@ fn resizing() -> Vec<Case> {
             None,
             EAGER,
             move |t: &[Tensor]| Ok(resize_bilinear(&t[0], out_h, out_w, align_corners)?),
-        ))
+        )
     };
     [resize(16, (28, 28), 256, (56, 56), false), resize(2, (60, 80), 16, (480, 640), true)]
         .into_iter()
@@ -68,7 +111,7 @@ fn resizing() -> Vec<Case> {
 fn transformer() -> Vec<Case> {
     let plain = |shape: &[usize]| Input::new(Layout::Plain, shape);
     let mut cases = Vec::new();
-    cases.extend(backward(both(
+    cases.extend(both(
         &format!("layer_norm/{TOKENS}x{WIDTH}"),
         "layer_norm",
         vec![plain(&[TOKENS, WIDTH]), plain(&[WIDTH]), plain(&[WIDTH])],
@@ -76,7 +119,7 @@ fn transformer() -> Vec<Case> {
         None,
         BOTH,
         |t: &[Tensor]| Ok(layer_norm(&t[0], &t[1], &t[2], 1e-6)?),
-    )));
+    ));
     // Attention of 12 heads. Forward alone: ones as y's gradient give 0 and rounding errors, which prove nothing.
     let [forward, _] = both(
         "softmax/8x12x197x197",

@@ -5,6 +5,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use selfsup_models::{Encoder, Preprocessing, arch};
 use selfsup_optim::Param;
 use selfsup_train::PretrainConfig;
+use selfsup_train::method::Progress;
 use std::time::Duration;
 
 /// Images a step; each gives two views.
@@ -30,9 +31,10 @@ fn step(c: &mut Criterion) {
         let mut optimizer = config.optimizer.build(config.optimizer.groups(params)).expect("builds");
         let pixels: Vec<u8> = (0..IMAGES * 28 * 28 * 3).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect();
         let view = Tensor::from_vec(pixels, (IMAGES, 28, 28, 3), &Device::Cpu).expect("shape");
+        let at = Progress { step: 0, total: 1 };
         group.bench_function(name, |b| {
             b.iter(|| {
-                let out = method.step(&[view.clone(), view.clone()]).expect("steps");
+                let out = method.step(&[view.clone(), view.clone()], at).expect("steps");
                 optimizer.step(&out.loss.backward().expect("differentiates"), 1e-4).expect("updates");
             });
         });

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use selfsup_models::resnet::{Block, ResNetConfig, Stem};
 use selfsup_models::{Encoder, arch};
 use selfsup_optim::{OptimizerConfig, Param, SgdConfig};
+use selfsup_train::method::Progress;
 use selfsup_train::{MethodConfig, Normalization, PretrainConfig, parse_setting};
 use serde_json::json;
 
@@ -63,9 +64,13 @@ fn simclr(name: &str, views: usize, side: usize, dtype: DType) -> Result<Box<dyn
         Tensor::from_vec(pixels, (images, side, side, 3), &Device::Cpu)
     };
     let views = [view(0)?, view(1)?];
+    let mut at = Progress { step: 0, total: u64::MAX };
     Ok(Box::new(move || {
-        let out = method.step(&views)?;
-        Ok(optimizer.step(&out.loss.backward()?, LR)?)
+        let out = method.step(&views, at)?;
+        optimizer.step(&out.loss.backward()?, LR)?;
+        method.after_update(at)?;
+        at.step += 1;
+        Ok(())
     }))
 }
 

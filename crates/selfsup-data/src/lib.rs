@@ -25,7 +25,7 @@
 //! | [`open_labelled_parts`] | a training and a test part for a probe |
 //! | [`decode`] | an image file's bytes → RGB |
 //! | [`BatchLoader`] | batches of prepared examples, in order, from worker threads |
-//! | [`sample_rng`], [`shuffled`] | counted randomness |
+//! | [`sample_rng`], [`shuffled`], [`permutation`] | counted randomness |
 //! | [`summarize`] | what a source holds, and what of it cannot be read |
 
 #![forbid(unsafe_code)]
@@ -43,7 +43,7 @@ mod summary;
 pub use decode::{DEFAULT_MAX_PIXELS, DecodeError, Decoded, decode};
 pub use error::{Error, Result};
 pub use loader::{Batch, BatchLoader, LoaderConfig, LoaderStats, Order, Prepare, Skipped};
-pub use order::shuffled;
+pub use order::{permutation, shuffled};
 pub use rng::{SampleKey, sample_rng};
 pub use source::{Dataset, OpenOptions, Part, Sample, Source, open};
 pub use split::{LabelledParts, Split, open_labelled_parts};

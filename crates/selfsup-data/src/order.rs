@@ -4,14 +4,18 @@ use crate::rng::sample_rng;
 use rand::RngCore;
 
 /// A permutation of `0..len`, drawn from (seed, epoch) alone and uniform over all permutations.
+pub fn shuffled(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
+    permutation(&mut sample_rng(seed, epoch, u64::MAX, u64::MAX), len)
+}
+
+/// A permutation of `0..len`, uniform over all permutations.
 ///
 /// Fisher–Yates (Durstenfeld 1964) with unbiased draws; written out here, because a run can only be repeated
 /// as long as the shuffle gives the same order, and libraries change theirs.
-pub fn shuffled(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
-    let mut rng = sample_rng(seed, epoch, u64::MAX, u64::MAX);
+pub fn permutation(rng: &mut impl RngCore, len: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     for i in (1..len).rev() {
-        order.swap(i, below(&mut rng, i as u64 + 1) as usize);
+        order.swap(i, below(rng, i as u64 + 1) as usize);
     }
     order
 }

@@ -67,6 +67,15 @@ impl Encoder {
         }
     }
 
+    /// Another encoder with the same values, in memory of its own.
+    pub fn copy(&self) -> Result<Self> {
+        let twin = Self::untrained(self.arch, self.preprocessing.clone(), 0, &self.device)?;
+        for (to, from) in twin.params.iter().zip(self.params.iter()) {
+            to.var.set(&from.var.as_detached_tensor())?;
+        }
+        twin.with_train_dtype(self.train_dtype)
+    }
+
     /// Reads an encoder that [`Encoder::save`] wrote: the metadata says architecture and preparation.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let file = weights::read(path, device)?;
@@ -102,11 +111,15 @@ impl Encoder {
 
     /// u8 images `[n, h, w, 3]` on the encoder's device → features `[n, d]` f32.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_in_groups(images, mode, 1)
+    }
+
+    /// The same of a batch in `groups` equal parts one after the other, which training normalises each by its own
+    /// statistics, as if each were on a device of its own. `groups` must divide n.
+    pub fn forward_in_groups(&self, images: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
         let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
-        match mode {
-            Mode::Train => self.backbone.forward(&x.to_dtype(self.train_dtype)?, mode),
-            Mode::Eval => self.backbone.forward(&x, mode),
-        }
+        let x = if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x };
+        self.backbone.forward(&x, mode, groups)
     }
 
     /// The architecture.

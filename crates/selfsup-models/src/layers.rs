@@ -7,13 +7,28 @@ use candle_core::{Tensor, Var};
 use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig, Epilogue, LayerStatistics};
 
 /// Whether batch normalisation takes its statistics from the batch (and moves the running ones), or uses the
-/// running ones and changes nothing.
+/// running ones and changes nothing; and whether there will be a backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics; the running statistics move.
     Train,
+    /// The same without gradients, and without the memory for them: what comes out leads to no variable. For momentum
+    /// encoders.
+    TrainNoGrad,
     /// Running statistics; the model is not changed by a forward pass.
     Eval,
+}
+
+impl Mode {
+    /// Whether the statistics are the batch's.
+    pub fn is_training(self) -> bool {
+        self != Mode::Eval
+    }
+
+    /// The weight as this mode sees it.
+    fn tensor(self, var: &Var) -> Tensor {
+        if self == Mode::TrainNoGrad { var.as_detached_tensor() } else { var.as_tensor().clone() }
+    }
 }
 
 /// A square convolution without bias on NHWC images, `[n, h, w, c]` → `[n, h', w', k]`, and the batch normalisation of its
@@ -41,14 +56,14 @@ impl ConvNorm {
         Ok(Self { weight, config, norm: BatchNorm::new(k, norm)? })
     }
 
-    /// What [`selfsup_kernels::residual_blocks_train`] takes.
-    pub fn as_kernel(&self) -> selfsup_kernels::ConvNorm<'_> {
-        selfsup_kernels::ConvNorm {
-            weight: self.weight.as_tensor(),
-            gamma: self.norm.weight.as_tensor(),
-            beta: self.norm.bias.as_tensor(),
-            config: self.config,
-        }
+    /// What [`selfsup_kernels::residual_blocks_train`] takes, of a [`ConvNorm::params`].
+    pub fn as_kernel<'a>(&self, [weight, gamma, beta]: &'a [Tensor; 3]) -> selfsup_kernels::ConvNorm<'a> {
+        selfsup_kernels::ConvNorm { weight, gamma, beta, config: self.config }
+    }
+
+    /// Weight, γ and β as a mode sees them.
+    pub fn params(&self, mode: Mode) -> [Tensor; 3] {
+        [&self.weight, &self.norm.weight, &self.norm.bias].map(|var| mode.tensor(var))
     }
 
     /// Applies convolution and normalisation by the running statistics, then the residual and ReLU: one convolution,
@@ -99,7 +114,7 @@ impl BatchNorm {
     /// the running variance to the batch's unbiased one, as PyTorch does.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, mode: Mode) -> Result<Tensor> {
         let config = BatchNormConfig { eps: BATCH_NORM_EPS, relu, ..Default::default() };
-        let (weight, bias) = (self.weight.as_tensor(), self.bias.as_tensor());
+        let (weight, bias) = (&mode.tensor(&self.weight), &mode.tensor(&self.bias));
         if mode == Mode::Eval {
             let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
             return Ok(selfsup_kernels::batch_norm_eval(x, weight, bias, mean, var, residual, config)?);
@@ -139,8 +154,8 @@ impl Linear {
     }
 
     /// Applies the layer.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|bias| bias.as_tensor());
-        Ok(selfsup_kernels::linear(x, self.weight.as_tensor(), bias, Activation::None)?)
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|bias| mode.tensor(bias));
+        Ok(selfsup_kernels::linear(x, &mode.tensor(&self.weight), bias.as_ref(), Activation::None)?)
     }
 }

@@ -43,4 +43,4 @@ pub use encoder::{Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
 pub use layers::{BatchNorm, ConvNorm, Linear, Mode};
-pub use projector::{Projector, ProjectorConfig};
+pub use projector::{HeadNorm, Projector, ProjectorConfig};

@@ -7,35 +7,51 @@ use serde::{Deserialize, Serialize};
 
 /// A projector's shape.
 ///
-/// SimCLR's default is one hidden layer as wide as the features and 128 outputs (Chen et al. 2020, §2.1).
+/// SimCLR's default is one hidden layer as wide as the features and 128 outputs (Chen et al. 2020, §2.1). Without a layer the
+/// embeddings are the features.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProjectorConfig {
-    /// Linear layers: 1 is a linear head, 2 an MLP with one hidden layer.
+    /// Linear layers: 0 is no head, 1 a linear one, 2 an MLP with one hidden layer.
     pub layers: usize,
     /// Width of the hidden layers; 0 takes the features' own.
     pub hidden_dim: usize,
     /// Width of the embeddings.
     pub out_dim: usize,
-    /// Batch normalisation after each linear layer, the last too (before the ReLU in the hidden ones).
-    pub batch_norm: bool,
+    /// Where batch normalisation follows a linear layer (before the ReLU in the hidden ones).
+    pub batch_norm: HeadNorm,
+}
+
+/// Which linear layers of a head batch normalisation follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadNorm {
+    /// No one.
+    None,
+    /// The hidden ones.
+    Hidden,
+    /// The hidden ones and the last.
+    All,
 }
 
 impl Default for ProjectorConfig {
     fn default() -> Self {
-        Self { layers: 2, hidden_dim: 0, out_dim: 128, batch_norm: true }
+        Self { layers: 2, hidden_dim: 0, out_dim: 128, batch_norm: HeadNorm::All }
     }
 }
 
 impl ProjectorConfig {
-    /// Every width and the number of layers must be positive (a `hidden_dim` of 0 has a meaning).
+    /// The width of the embeddings must be positive, where there is a head.
     pub fn validate(&self) -> Result<()> {
-        for (name, value) in [("projector.layers", self.layers), ("projector.out_dim", self.out_dim)] {
-            if value == 0 {
-                return Err(Error::Size { name, expected: "at least 1", got: value });
-            }
+        if self.layers > 0 && self.out_dim == 0 {
+            return Err(Error::Size { name: "projector.out_dim", expected: "at least 1", got: 0 });
         }
         Ok(())
+    }
+
+    /// The width of the embeddings of features of width `feature_dim`.
+    pub fn embedding_dim(&self, feature_dim: usize) -> usize {
+        if self.layers == 0 { feature_dim } else { self.out_dim }
     }
 }
 
@@ -56,8 +72,13 @@ impl Projector {
         for i in 0..config.layers {
             let k = if i + 1 == config.layers { config.out_dim } else { hidden };
             let build = build.part(i);
-            let linear = Linear::new(c, k, !config.batch_norm, &build)?;
-            let bn = config.batch_norm.then(|| BatchNorm::new(k, &build.part("bn"))).transpose()?;
+            let normalised = match config.batch_norm {
+                HeadNorm::None => false,
+                HeadNorm::Hidden => i + 1 < config.layers,
+                HeadNorm::All => true,
+            };
+            let linear = Linear::new(c, k, !normalised, &build)?;
+            let bn = normalised.then(|| BatchNorm::new(k, &build.part("bn"))).transpose()?;
             layers.push((linear, bn));
             c = k;
         }
@@ -67,10 +88,9 @@ impl Projector {
     /// Applies the head. The embeddings are not normalised: the loss does that.
     pub fn forward(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut x = features.clone();
-        let last = self.layers.len() - 1;
         for (i, (linear, bn)) in self.layers.iter().enumerate() {
-            let relu = i != last;
-            x = linear.forward(&x)?;
+            let relu = i + 1 != self.layers.len();
+            x = linear.forward(&x, mode)?;
             x = match bn {
                 Some(bn) => bn.forward(&x, None, relu, mode)?,
                 None if relu => selfsup_kernels::relu(&x)?,

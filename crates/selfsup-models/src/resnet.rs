@@ -94,11 +94,17 @@ impl ResNet {
 
     /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels. Training takes images in
     /// bf16 too, and works in it, with features in f32 ([`selfsup_kernels::residual_blocks_train`]).
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    ///
+    /// In training the batch consists of `groups` equal parts one after the other, each normalised by its own statistics
+    /// ([`BatchNormConfig::groups`]).
+    pub fn forward(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
         let pool = |x: &Tensor| selfsup_kernels::max_pool2d(x, 3, 2, 1);
+        let train = |x: &Tensor, blocks: &[Residual]| train(x, blocks, mode, groups);
         let x = match mode {
-            Mode::Train if self.pool => train(&pool(&train(x, &self.blocks[..1])?)?, &self.blocks[1..])?,
-            Mode::Train => train(x, &self.blocks)?,
+            Mode::Train | Mode::TrainNoGrad if self.pool => {
+                train(&pool(&train(x, &self.blocks[..1])?)?, &self.blocks[1..])?
+            }
+            Mode::Train | Mode::TrainNoGrad => train(x, &self.blocks)?,
             Mode::Eval => {
                 let mut x = x.clone();
                 for (i, block) in self.blocks.iter().enumerate() {
@@ -116,9 +122,14 @@ impl ResNet {
 }
 
 /// Blocks in training, as one operation; their running statistics move.
-fn train(x: &Tensor, blocks: &[Residual]) -> Result<Tensor> {
-    let norm = BatchNormConfig { eps: BATCH_NORM_EPS, ..BatchNormConfig::default() };
-    let kernels: Vec<ResidualBlock<'_>> = blocks.iter().map(Residual::as_kernel).collect();
+fn train(x: &Tensor, blocks: &[Residual], mode: Mode, groups: usize) -> Result<Tensor> {
+    let norm = BatchNormConfig { eps: BATCH_NORM_EPS, groups, ..BatchNormConfig::default() };
+    let params: Vec<Vec<[Tensor; 3]>> = blocks
+        .iter()
+        .map(|block| block.layers.iter().chain(block.projection()).map(|layer| layer.params(mode)).collect())
+        .collect();
+    let kernels: Vec<ResidualBlock<'_>> =
+        blocks.iter().zip(&params).map(|(block, params)| block.as_kernel(params)).collect();
     let out = residual_blocks_train(x, &kernels, norm)?;
     let layers = blocks.iter().flat_map(|block| block.layers.iter().chain(block.projection()));
     for (layer, batch) in layers.zip(&out.statistics) {
@@ -172,13 +183,17 @@ impl Residual {
         }
     }
 
-    fn as_kernel(&self) -> ResidualBlock<'_> {
+    /// With each layer's parameters, the projection's last.
+    fn as_kernel<'a>(&self, params: &'a [[Tensor; 3]]) -> ResidualBlock<'a> {
+        let (own, behind) = params.split_at(self.layers.len());
         ResidualBlock {
-            layers: self.layers.iter().map(ConvNorm::as_kernel).collect(),
+            layers: self.layers.iter().zip(own).map(|(layer, params)| layer.as_kernel(params)).collect(),
             shortcut: match &self.shortcut {
                 Shortcut::Nothing => selfsup_kernels::Shortcut::Nothing,
                 Shortcut::Identity => selfsup_kernels::Shortcut::Identity,
-                Shortcut::Projection(layer) => selfsup_kernels::Shortcut::Projection(layer.as_kernel()),
+                Shortcut::Projection(layer) => {
+                    selfsup_kernels::Shortcut::Projection(layer.as_kernel(&behind[0]))
+                }
             },
         }
     }

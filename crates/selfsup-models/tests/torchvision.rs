@@ -124,7 +124,7 @@ fn features_gradients_and_statistics_are_torchvisions_in_f64() {
             let (backbone, params) = backbone(name, &golden[name]);
             let expected = &golden[name][part];
             let what = format!("{name}, {part}");
-            let features = backbone.forward(&x, mode).unwrap();
+            let features = backbone.forward(&x, mode, 1).unwrap();
             assert_sample(&features, &expected["features"], 1e-8, &what);
             let grads = features.sqr().unwrap().mean_all().unwrap().backward().unwrap();
             let mut compared = 0;

@@ -22,21 +22,33 @@
 //! | item | subject |
 //! |---|---|
 //! | [`nt_xent`] | SimCLR's loss |
-//! | [`contrastive_accuracy`] | how often the positive is the nearest of all |
+//! | [`info_nce_queue`] | MoCo's loss |
+//! | [`negative_cosine`] | SimSiam's loss, and BYOL's |
+//! | [`barlow_twins`] | Barlow Twins' loss |
+//! | [`vicreg`] | VICReg's loss |
+//! | [`contrastive_accuracy`], [`queue_accuracy`] | how often the positive is the nearest of all |
 //! | [`embedding_std`] | whether the embeddings spread |
 //! | [`effective_rank`] | over how many directions they spread |
 #![forbid(unsafe_code)]
 
+mod barlow_twins;
 mod contrastive_accuracy;
 mod effective_rank;
 mod eigenvalues;
 mod embedding_std;
 mod embeddings;
 mod error;
+mod info_nce_queue;
+mod negative_cosine;
 mod nt_xent;
+mod vicreg;
 
+pub use barlow_twins::barlow_twins;
 pub use contrastive_accuracy::contrastive_accuracy;
 pub use effective_rank::effective_rank;
 pub use embedding_std::embedding_std;
 pub use error::{Error, Result};
+pub use info_nce_queue::{info_nce_queue, queue_accuracy};
+pub use negative_cosine::negative_cosine;
 pub use nt_xent::{MIN_TEMPERATURE, nt_xent, validate_temperature};
+pub use vicreg::{VicRegWeights, vicreg};

@@ -44,6 +44,14 @@ pub enum Error {
         /// The gradient's.
         got: Vec<usize>,
     },
+    /// A momentum encoder's tensor is not like its source.
+    #[error("the momentum encoder's tensor must be {expected} as its source, got {got}")]
+    Momentum {
+        /// The source's dtype and shape.
+        expected: String,
+        /// The target's.
+        got: String,
+    },
     /// The saved state is not this optimiser's.
     #[error("the optimiser's saved state does not fit: {0}")]
     State(String),

@@ -34,6 +34,7 @@
 //! | [`SgdConfig`], [`LarsConfig`], [`AdamWConfig`] | the update rules |
 //! | [`Param`], [`ParamGroup`] | what is optimised, and what is exempt from decay and adaptation |
 //! | [`Schedule`] | the learning rate over time |
+//! | [`momentum_update`] | the weights of a momentum encoder |
 //! | [`check_gradients`], [`clip_grad_norm`] | a gradient that is missing, not finite or too long |
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ mod config;
 mod error;
 mod gradients;
 mod lars;
+mod momentum;
 mod norm;
 mod param;
 mod schedule;
@@ -53,6 +55,7 @@ pub use config::{Optimizer, OptimizerConfig};
 pub use error::{Error, Result};
 pub use gradients::{check_gradients, clip_grad_norm};
 pub use lars::LarsConfig;
+pub use momentum::momentum_update;
 pub use param::{Param, ParamGroup};
 pub use schedule::{Constant, Cosine, Schedule, Step};
 pub use sgd::SgdConfig;

@@ -314,7 +314,7 @@ impl<R: Rule<N>, const N: usize> WithSimd for Pass<'_, R, N> {
 }
 
 /// Where a tensor's memory is described; equal for tensors that share it.
-fn address(x: &Tensor) -> *const Storage {
+pub(crate) fn address(x: &Tensor) -> *const Storage {
     std::ptr::from_ref(&*x.storage_and_layout().0)
 }
 

@@ -1,7 +1,7 @@
 //! A run's configuration: the defaults of a method on a kind of data, a file over them, single settings over
 //! that. What comes out is complete: `config.toml` of a run folder repeats the run.
 
-use crate::method::MethodConfig;
+use crate::method::{MethodConfig, Sizes};
 use crate::{Error, Result, defaults};
 use candle_core::DType;
 use selfsup_models::Preprocessing;
@@ -153,7 +153,7 @@ impl PretrainConfig {
             return Err(Error::Config("normalization: mean must be finite and std positive".into()));
         }
         selfsup_models::arch(&self.arch)?;
-        self.method.validate(self.image_size)?;
+        self.method.validate(Sizes { image: self.image_size, batch: self.batch_size })?;
         self.optimizer.validate()?;
         self.schedule.validate()?;
         Ok(())

@@ -6,11 +6,14 @@
 //! | small | CIFAR-10, MNIST's format, anything asked for at 64 pixels or less | the papers' CIFAR recipes |
 //! | photographs | the rest, at 224 pixels | the papers' ImageNet recipes |
 
-use crate::method::{METHODS, MethodConfig, SimClrConfig};
+use crate::method::{
+    BarlowTwinsConfig, ByolConfig, METHODS, MethodConfig, MocoConfig, SimClrConfig, SimSiamConfig,
+    VicRegConfig,
+};
 use crate::{Error, Normalization, PretrainConfig, Result, nearest};
 use selfsup_augment::{ColorJitter, HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
-use selfsup_models::ProjectorConfig;
-use selfsup_optim::{OptimizerConfig, Schedule, SgdConfig};
+use selfsup_models::{HeadNorm, ProjectorConfig};
+use selfsup_optim::{LarsConfig, OptimizerConfig, Schedule, SgdConfig};
 
 /// The source where none is given.
 pub const DATA: &str = "fashion-mnist";
@@ -34,6 +37,12 @@ pub fn config(method: &str, data: &str, image_size: Option<usize>) -> Result<Pre
     };
     match method {
         "simclr" => Ok(simclr(kind, data, image_size)),
+        "moco-v1" => Ok(moco(Version::V1, kind, data, image_size)),
+        "moco-v2" => Ok(moco(Version::V2, kind, data, image_size)),
+        "byol" => Ok(byol(kind, data, image_size)),
+        "simsiam" => Ok(simsiam(kind, data, image_size)),
+        "barlow-twins" => Ok(barlow_twins(kind, data, image_size)),
+        "vicreg" => Ok(vicreg(kind, data, image_size)),
         _ => {
             let hint = nearest(method, METHODS.iter().map(|m| m.name));
             let hint = hint.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
@@ -110,6 +119,169 @@ fn simclr(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
         // Chen et al. 2020, §2.2: LARS at 0.3 × batch / 256, decay 1e-6, ten epochs of warm-up, τ 0.1.
         Kind::Photographs => PretrainConfig { arch: "resnet50".into(), ..base },
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// What the kind of data decides alike for all methods comes from SimCLR's.
+fn moco(version: Version, kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let base = simclr(kind, data, image_size);
+    let side = base.image_size as u32;
+    // He et al. 2020, §3.3 and §4, and Chen et al. 2020b, §3: 65,536 keys, m .999, batches of 256 on 8 devices, SGD at 0.03.
+    // v1: a linear head, τ .07, a tenth of the rate from epochs 120 and 160 of 200 on. v2: an MLP with a hidden layer of the
+    // features' width, τ .2, cosine.
+    let method = |temperature, momentum, queue, augmentation| {
+        let layers = if version == Version::V1 { 1 } else { 2 };
+        let projector = ProjectorConfig { layers, batch_norm: HeadNorm::None, ..ProjectorConfig::default() };
+        let config = MocoConfig {
+            temperature,
+            momentum,
+            momentum_ramp: false,
+            queue,
+            symmetric: false,
+            bn_groups: 8,
+            projector,
+            augmentation,
+        };
+        if version == Version::V1 { MethodConfig::MocoV1(config) } else { MethodConfig::MocoV2(config) }
+    };
+    let augmentation = match version {
+        Version::V1 => Pipeline::moco_v1(side),
+        Version::V2 => Pipeline::moco_v2(side),
+    };
+    match kind {
+        Kind::FirstLook => {
+            let weak = version == Version::V1;
+            let augmentation = if weak { moco_v1_gray(side) } else { simclr_gray(side) };
+            PretrainConfig { method: method(0.15, 0.99, 2048, augmentation), ..base }
+        }
+        // The authors' CIFAR-10 notebook: 4,096 keys, m .99, τ .1, statistics in 8 groups, SGD at 0.06 for 512 images with
+        // decay 5e-4, a cosine, no blur.
+        Kind::Small => {
+            let augmentation = Pipeline(
+                augmentation.0.into_iter().filter(|t| !matches!(t, Transform::GaussianBlur(_))).collect(),
+            );
+            PretrainConfig {
+                method: method(0.1, 0.99, 4096, augmentation),
+                optimizer: OptimizerConfig::Sgd(SgdConfig { weight_decay: 5e-4, ..SgdConfig::new(0.03) }),
+                schedule: Schedule::cosine(0.0),
+                ..base
+            }
+        }
+        Kind::Photographs => PretrainConfig {
+            epochs: 200,
+            method: method(if version == Version::V1 { 0.07 } else { 0.2 }, 0.999, 65_536, augmentation),
+            optimizer: OptimizerConfig::Sgd(SgdConfig::new(0.03)),
+            schedule: match version {
+                Version::V1 => Schedule::step(vec![120.0, 160.0], 0.1),
+                Version::V2 => Schedule::cosine(0.0),
+            },
+            ..base
+        },
+    }
+}
+
+/// SimCLR's views, which these methods take too, and its optimiser where it is not the paper's photographs.
+fn neighbour(
+    kind: Kind,
+    data: &str,
+    image_size: Option<usize>,
+    optimizer: OptimizerConfig,
+    method: impl FnOnce(Pipeline) -> MethodConfig,
+) -> PretrainConfig {
+    let base = simclr(kind, data, image_size);
+    let side = base.image_size as u32;
+    let augmentation = match kind {
+        Kind::FirstLook => simclr_gray(side),
+        Kind::Small => Pipeline::simclr_cifar(side),
+        Kind::Photographs => Pipeline::simclr(side, 0.5),
+    };
+    let optimizer = if kind == Kind::Photographs { optimizer } else { base.optimizer.clone() };
+    PretrainConfig { method: method(augmentation), optimizer, ..base }
+}
+
+/// A head as in the paper on photographs; on small images narrower, as its widths are for ResNet-50's 2048 features.
+fn head(
+    kind: Kind,
+    layers: usize,
+    [hidden_dim, out_dim]: [usize; 2],
+    batch_norm: HeadNorm,
+) -> ProjectorConfig {
+    let shrink = match kind {
+        Kind::FirstLook => 16,
+        Kind::Small => 4,
+        Kind::Photographs => 1,
+    };
+    let narrow = |width: usize| (width / shrink).max(width.min(128));
+    ProjectorConfig { layers, hidden_dim: narrow(hidden_dim), out_dim: narrow(out_dim), batch_norm }
+}
+
+/// Grill et al. 2020, §3.2: hidden layers of 4096, 256 outputs, τ .996, LARS at 0.2 for 256 images with decay 1.5e-6.
+fn byol(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let lars = LarsConfig { weight_decay: 1.5e-6, ..LarsConfig::new(0.2) };
+    neighbour(kind, data, image_size, OptimizerConfig::Lars(lars), |augmentation| {
+        MethodConfig::Byol(ByolConfig {
+            momentum: if kind == Kind::Photographs { 0.996 } else { 0.99 },
+            momentum_ramp: true,
+            projector: head(kind, 2, [4096, 256], HeadNorm::Hidden),
+            predictor_hidden_dim: head(kind, 2, [4096, 256], HeadNorm::Hidden).hidden_dim,
+            augmentation,
+        })
+    })
+}
+
+/// Chen & He 2021, §3: three layers of 2048, a predictor with 512 hidden, SGD at 0.05 for 256 images, decay 1e-4, MoCo v2's views.
+fn simsiam(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    neighbour(kind, data, image_size, OptimizerConfig::Sgd(SgdConfig::new(0.05)), |augmentation| {
+        let projector = head(kind, 3, [2048, 2048], HeadNorm::All);
+        MethodConfig::SimSiam(SimSiamConfig {
+            predictor_hidden_dim: projector.out_dim / 4,
+            projector,
+            augmentation,
+        })
+    })
+}
+
+/// Zbontar et al. 2021, §2.2: three layers of 8192, LARS at 0.2 for 256 images with decay 1.5e-6 (its biases at 0.0048).
+fn barlow_twins(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let lars = LarsConfig { weight_decay: 1.5e-6, ..LarsConfig::new(0.2) };
+    neighbour(kind, data, image_size, OptimizerConfig::Lars(lars), |augmentation| {
+        let projector = head(kind, 3, [8192, 8192], HeadNorm::Hidden);
+        MethodConfig::BarlowTwins(BarlowTwinsConfig { lambda: 0.0051, projector, augmentation })
+    })
+}
+
+/// Bardes et al. 2022, §4.2: three layers of 8192, weights 25, 25, 1, LARS at 0.2 for 256 images with decay 1e-6.
+fn vicreg(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let lars = LarsConfig { weight_decay: 1e-6, ..LarsConfig::new(0.2) };
+    neighbour(kind, data, image_size, OptimizerConfig::Lars(lars), |augmentation| {
+        MethodConfig::VicReg(VicRegConfig {
+            invariance: 25.0,
+            variance: 25.0,
+            covariance: 1.0,
+            projector: head(kind, 3, [8192, 8192], HeadNorm::Hidden),
+            augmentation,
+        })
+    })
+}
+
+/// MoCo v1's crops, flips and weaker jitter for gray images that are all aligned.
+fn moco_v1_gray(size: u32) -> Pipeline {
+    Pipeline(vec![
+        Transform::RandomResizedCrop(RandomResizedCrop::new(size, [0.25, 1.0])),
+        Transform::ColorJitter(ColorJitter {
+            p: 1.0,
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.0,
+            hue: 0.0,
+        }),
+        Transform::HorizontalFlip(HorizontalFlip { p: 0.5 }),
+    ])
 }
 
 /// SimCLR's crops, flips and jitter for gray images that are all aligned: strong brightness and contrast, no colour,

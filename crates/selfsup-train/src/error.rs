@@ -73,6 +73,9 @@ pub enum Error {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] selfsup_models::Error),
+    /// A kernel refused its input.
+    #[error(transparent)]
+    Kernel(#[from] selfsup_kernels::Error),
     /// The loss failed.
     #[error(transparent)]
     Objective(#[from] selfsup_objectives::Error),

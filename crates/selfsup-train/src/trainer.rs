@@ -1,7 +1,7 @@
 //! The one training loop. A method gives it examples and losses; nothing here knows which method it is.
 
 use crate::checkpoint::{self, Position};
-use crate::method::{Method, Prepare, collate};
+use crate::method::{Method, Prepare, Progress, collate};
 use crate::metrics::{MetricsWriter, Record, now};
 use crate::run_folder::RunFolder;
 use crate::{Error, PretrainConfig, Result, device};
@@ -144,7 +144,8 @@ impl Trainer {
                 * self.config.schedule.factor(self.step, total, self.steps_per_epoch());
             let log = step.is_multiple_of(self.config.log_every_steps) || step == 1 || step == total;
             let views = collate(&batch.examples, self.method.encoder().device())?;
-            let out = self.method.step(&views)?;
+            let at = Progress { step: self.step, total };
+            let out = self.method.step(&views, at)?;
             let loss = f64::from(out.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             if !loss.is_finite() {
                 let ids = batch.indices.iter().map(|&i| self.data.sample(i).id.clone()).collect();
@@ -154,7 +155,10 @@ impl Trainer {
             if step == first {
                 check_gradients(&grads, &self.params)?;
             }
-            let mut more = BTreeMap::new();
+            // Before anything moves, as a queue does.
+            let own = if log { (out.metrics)()? } else { Vec::new() };
+            let mut more: BTreeMap<String, f64> =
+                own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             if self.config.clip_grad_norm > 0.0 {
                 more.insert(
                     "grad_norm".into(),
@@ -162,11 +166,11 @@ impl Trainer {
                 );
             }
             self.optimizer.step(&grads, lr)?;
+            self.method.after_update(at)?;
             self.step = step;
             since.1 += left;
             observe(Event::Step { step, total, loss });
             if log {
-                more.extend((out.metrics)()?.into_iter().map(|(name, value)| (name.to_owned(), value)));
                 more.insert("embedding_std".into(), selfsup_objectives::embedding_std(&out.embeddings)?);
                 more.insert("effective_rank".into(), selfsup_objectives::effective_rank(&out.embeddings)?);
                 more.insert("loader_wait".into(), loader.stats().wait_fraction());

@@ -127,8 +127,14 @@ impl Network {
         (z, statistics)
     }
 
-    /// y, and what the backward pass needs.
-    pub(super) fn forward<T: Number>(&self, x: &[T], params: &[&[T::Wide]]) -> (Vec<T>, Saved<T>) {
+    /// y, and what the backward pass needs, which is no more than the statistics where there will be none.
+    pub(super) fn forward<T: Number>(
+        &self,
+        x: &[T],
+        params: &[&[T::Wide]],
+        differentiable: bool,
+    ) -> (Vec<T>, Saved<T>) {
+        let kept = |values: Vec<T>| if differentiable { values } else { Vec::new() };
         let mut saved: Vec<SavedBlock<T>> = Vec::with_capacity(self.blocks.len());
         for (block, _, params) in self.with_params(params) {
             let x = saved.last().map_or(x, |before| &before.y);
@@ -137,7 +143,7 @@ impl Network {
                 let params = params[block.layers.len()];
                 let (z, statistics) = self.convolve(g, x, params);
                 projected = Some(normalize(&z, &params.affines(&statistics), None, false));
-                SavedLayer { input: Vec::new(), z, statistics }
+                SavedLayer { input: Vec::new(), z: kept(z), statistics }
             });
             let mut layers: Vec<SavedLayer<T>> = Vec::with_capacity(block.layers.len());
             let mut h: Vec<T> = Vec::new();
@@ -150,7 +156,11 @@ impl Network {
                     Shortcut::Projection(_) => projected.as_deref(),
                 };
                 let y = normalize(&z, &params.affines(&statistics), residual, true);
-                layers.push(SavedLayer { input: std::mem::replace(&mut h, y), z, statistics });
+                let input = kept(std::mem::replace(&mut h, y));
+                layers.push(SavedLayer { input, z: kept(z), statistics });
+            }
+            if let Some(before) = saved.last_mut() {
+                before.y = kept(std::mem::take(&mut before.y));
             }
             saved.push(SavedBlock { layers, projection, y: h });
         }

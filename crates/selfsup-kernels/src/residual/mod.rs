@@ -95,7 +95,8 @@ pub struct ResidualOutput {
 /// layer are kept in bf16, rounded once to the nearest even; normalisation, its statistics and the
 /// parameters' gradients are f32. In all other dtypes x and parameters are of the same one.
 ///
-/// Gradients: x and every weight, γ and β. What backward needs is freed as backward goes; a second backward pass over
+/// Gradients: x and every weight, γ and β. Where none of them leads to a variable, nothing is kept for a backward pass; else
+/// what backward needs is freed as backward goes; a second backward pass over
 /// the same result works the forward pass out again. On other devices and in other dtypes than f32, f64 and bf16 it
 /// is a composition of [`conv2d`](crate::conv2d()) and [`batch_norm_train`](crate::batch_norm_train).
 ///
@@ -122,7 +123,8 @@ pub fn residual_blocks_train(
     let counts = network.counts();
     let (y, statistics) = with_stored!(x.dtype(), T => {
         let saved = Arc::new(Mutex::new(None));
-        let op = Residual::<T> { network, params, gradients, saved: saved.clone() };
+        let differentiable = x.track_op() || params.iter().any(Tensor::track_op);
+        let op = Residual::<T> { network, params, differentiable, gradients, saved: saved.clone() };
         let y = x.apply_op2(&knot, op)?;
         let saved = saved.lock().unwrap_or_else(PoisonError::into_inner);
         (y, saved.as_ref().map(Saved::statistics).unwrap_or_default())
@@ -241,6 +243,8 @@ struct Residual<T: Number> {
     network: Network,
     /// Weight, γ and β of every layer.
     params: Vec<Tensor>,
+    /// Whether anything leads to a variable.
+    differentiable: bool,
     gradients: Gradients,
     /// What the forward pass has left for the backward pass, which takes it.
     saved: Arc<Mutex<Option<Saved<T>>>>,
@@ -270,7 +274,7 @@ impl<T: Number> CustomOp2 for Residual<T> {
         #[cfg(test)]
         tests::FORWARDS.set(tests::FORWARDS.get() + 1);
         let x = slice::<T>(x, x_layout)?;
-        let (y, saved) = self.with_params(|params| self.network.forward(x, params))?;
+        let (y, saved) = self.with_params(|params| self.network.forward(x, params, self.differentiable))?;
         *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         Ok((T::to_cpu_storage_owned(y), self.network.output_shape()))
     }
@@ -288,7 +292,7 @@ impl<T: Number> CustomOp2 for Residual<T> {
         let (x_data, y_data, dy_data) = (x_view.as_slice::<T>()?, y_view.as_slice()?, dy_view.as_slice()?);
         let wanted: Vec<bool> = self.params.iter().map(Tensor::track_op).collect();
         let (dx, dparams) = self.with_params(|params| {
-            let saved = saved.unwrap_or_else(|| self.network.forward(x_data, params).1);
+            let saved = saved.unwrap_or_else(|| self.network.forward(x_data, params, true).1);
             self.network.backward(saved, [x_data, y_data, dy_data], params, x.track_op(), &wanted)
         })?;
         let dparams = dparams.into_iter().zip(&self.params).map(|(gradient, param)| {

@@ -3,9 +3,20 @@
 //! A method adds a file here, a variant to [`MethodConfig`] and a row to [`METHODS`]; the loop does not
 //! change.
 
+mod barlow_twins;
+mod branch;
+mod byol;
+mod moco;
 mod simclr;
+mod simsiam;
+mod vicreg;
 
+pub use barlow_twins::{BarlowTwins, BarlowTwinsConfig};
+pub use byol::{Byol, ByolConfig};
+pub use moco::{Moco, MocoConfig};
 pub use simclr::{SimClr, SimClrConfig};
+pub use simsiam::{SimSiam, SimSiamConfig};
+pub use vicreg::{VicReg, VicRegConfig};
 
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -27,6 +38,35 @@ pub trait Prepare: Send + Sync {
     fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>>;
 }
 
+/// Draws two views of an image from one pipeline.
+struct TwoViews(Pipeline);
+
+impl Prepare for TwoViews {
+    fn view_names(&self) -> &[&'static str] {
+        &["view 1", "view 2"]
+    }
+
+    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>> {
+        (0..2).map(|v| Ok(self.0.apply(image, &mut rng(v))?)).collect()
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Steps done before this one.
+    pub step: u64,
+    /// Steps in all.
+    pub total: u64,
+}
+
+impl Progress {
+    /// The share of the run that lies behind, in 0…1.
+    pub fn fraction(self) -> f64 {
+        self.step as f64 / self.total.max(1) as f64
+    }
+}
+
 /// The method's own values of a step, by name: computed only where they are logged, and only of a finite loss.
 pub type Metrics = Box<dyn FnOnce() -> Result<Vec<(&'static str, f64)>>>;
 
@@ -46,7 +86,13 @@ pub trait Method {
     fn prepare(&self) -> Arc<dyn Prepare>;
 
     /// One batch to a loss. `views[v]` is u8 `[n, h, w, 3]`, view v of the n samples.
-    fn step(&mut self, views: &[Tensor]) -> Result<StepOutput>;
+    fn step(&mut self, views: &[Tensor], at: Progress) -> Result<StepOutput>;
+
+    /// Called when the optimiser has moved the weights by the step's gradients: what follows them moves here, such as a
+    /// momentum encoder or a queue. `at` is the step's own.
+    fn after_update(&mut self, _at: Progress) -> Result<()> {
+        Ok(())
+    }
 
     /// The encoder that all this is for.
     fn encoder(&self) -> &Encoder;
@@ -63,36 +109,76 @@ pub enum MethodConfig {
     /// [`SimClr`].
     #[serde(rename = "simclr")]
     SimClr(SimClrConfig),
+    /// [`Moco`] as first published.
+    #[serde(rename = "moco-v1")]
+    MocoV1(MocoConfig),
+    /// [`Moco`] with the settings of its second version.
+    #[serde(rename = "moco-v2")]
+    MocoV2(MocoConfig),
+    /// [`Byol`].
+    #[serde(rename = "byol")]
+    Byol(ByolConfig),
+    /// [`SimSiam`].
+    #[serde(rename = "simsiam")]
+    SimSiam(SimSiamConfig),
+    /// [`BarlowTwins`].
+    #[serde(rename = "barlow-twins")]
+    BarlowTwins(BarlowTwinsConfig),
+    /// [`VicReg`].
+    #[serde(rename = "vicreg")]
+    VicReg(VicRegConfig),
+}
+
+/// The sizes that settings must fit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Side of the square views, in pixels.
+    pub image: usize,
+    /// Images of a step.
+    pub batch: usize,
+}
+
+/// A method's settings.
+trait Settings {
+    /// Checks every setting; the error names the first wrong one.
+    fn validate(&self, sizes: Sizes) -> Result<()>;
+    /// The worker threads' half.
+    fn prepare(&self) -> Result<Arc<dyn Prepare>>;
+    /// The method with a freshly drawn head and whatever else it keeps.
+    fn build(&self, encoder: Encoder, seed: u64) -> Result<Box<dyn Method>>;
 }
 
 impl MethodConfig {
-    /// The name, as on the command line.
-    pub fn name(&self) -> &'static str {
+    fn parts(&self) -> (&'static MethodInfo, &dyn Settings) {
         match self {
-            MethodConfig::SimClr(_) => "simclr",
+            MethodConfig::SimClr(config) => (&simclr::INFO, config),
+            MethodConfig::MocoV1(config) => (&moco::V1, config),
+            MethodConfig::MocoV2(config) => (&moco::V2, config),
+            MethodConfig::Byol(config) => (&byol::INFO, config),
+            MethodConfig::SimSiam(config) => (&simsiam::INFO, config),
+            MethodConfig::BarlowTwins(config) => (&barlow_twins::INFO, config),
+            MethodConfig::VicReg(config) => (&vicreg::INFO, config),
         }
     }
 
-    /// Checks every setting; the error names the first wrong one. `image_size` is the side that the views must
-    /// have.
-    pub fn validate(&self, image_size: usize) -> Result<()> {
-        match self {
-            MethodConfig::SimClr(config) => config.validate(image_size),
-        }
+    /// The name, as on the command line.
+    pub fn name(&self) -> &'static str {
+        self.parts().0.name
+    }
+
+    /// Checks every setting; the error names the first wrong one.
+    pub(crate) fn validate(&self, sizes: Sizes) -> Result<()> {
+        self.parts().1.validate(sizes)
     }
 
     /// The worker threads' half alone, for looking at what the method sees.
     pub fn prepare(&self) -> Result<Arc<dyn Prepare>> {
-        match self {
-            MethodConfig::SimClr(config) => config.prepare(),
-        }
+        self.parts().1.prepare()
     }
 
-    /// The method with a freshly drawn model.
+    /// The method with a freshly drawn head on an encoder.
     pub fn build(&self, encoder: Encoder, seed: u64) -> Result<Box<dyn Method>> {
-        Ok(match self {
-            MethodConfig::SimClr(config) => Box::new(SimClr::new(config, encoder, seed)?),
-        })
+        self.parts().1.build(encoder, seed)
     }
 }
 
@@ -112,7 +198,8 @@ pub struct MethodInfo {
 }
 
 /// Every method that can be trained.
-pub const METHODS: &[MethodInfo] = &[simclr::INFO];
+pub const METHODS: &[MethodInfo] =
+    &[simclr::INFO, moco::V1, moco::V2, byol::INFO, simsiam::INFO, barlow_twins::INFO, vicreg::INFO];
 
 /// An augmentation must end in views of the encoder's input size.
 fn validate_views(augmentation: &Pipeline, image_size: usize) -> Result<()> {

@@ -5,14 +5,15 @@
 //! is thrown away and f is the encoder. Both views pass through the network as one batch of 2n, as in the
 //! paper: batch normalisation sees them together.
 
-use super::{Method, MethodInfo, Metrics, Prepare, StepOutput, validate_views};
+use super::branch::Branch;
+use super::{
+    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
+};
 use crate::{Error, Result};
 use candle_core::Tensor;
-use image::RgbImage;
-use rand_chacha::ChaCha8Rng;
 use selfsup_augment::Pipeline;
-use selfsup_models::params::{NamedTensor, ParamBuilder, Params};
-use selfsup_models::{Encoder, Mode, Projector, ProjectorConfig};
+use selfsup_models::params::Params;
+use selfsup_models::{Encoder, Mode, ProjectorConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -36,31 +37,22 @@ pub struct SimClrConfig {
     pub augmentation: Pipeline,
 }
 
-impl SimClrConfig {
-    pub(super) fn validate(&self, image_size: usize) -> Result<()> {
+impl Settings for SimClrConfig {
+    fn validate(&self, sizes: Sizes) -> Result<()> {
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             let got = self.temperature;
             return Err(Error::Config(format!("method.temperature must be positive, got {got}")));
         }
         self.projector.validate()?;
-        validate_views(&self.augmentation, image_size)
+        validate_views(&self.augmentation, sizes.image)
     }
 
-    pub(super) fn prepare(&self) -> Result<Arc<dyn Prepare>> {
+    fn prepare(&self) -> Result<Arc<dyn Prepare>> {
         Ok(Arc::new(TwoViews(self.augmentation.clone())))
     }
-}
 
-/// Draws two views of an image from one pipeline.
-struct TwoViews(Pipeline);
-
-impl Prepare for TwoViews {
-    fn view_names(&self) -> &[&'static str] {
-        &["view 1", "view 2"]
-    }
-
-    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>> {
-        (0..2).map(|v| Ok(self.0.apply(image, &mut rng(v))?)).collect()
+    fn build(&self, encoder: Encoder, seed: u64) -> Result<Box<dyn Method>> {
+        Ok(Box::new(SimClr::new(self, encoder, seed)?))
     }
 }
 
@@ -68,23 +60,16 @@ impl Prepare for TwoViews {
 pub struct SimClr {
     temperature: f64,
     prepare: Arc<dyn Prepare>,
-    encoder: Encoder,
-    projector: Projector,
-    projector_params: Params,
+    branch: Branch,
 }
 
 impl SimClr {
     /// Puts a projector, drawn from `seed`, on an encoder.
     pub fn new(config: &SimClrConfig, encoder: Encoder, seed: u64) -> Result<Self> {
-        config.validate(encoder.preprocessing().image_size)?;
-        let build = ParamBuilder::new(seed, encoder.device());
-        let projector = Projector::new(encoder.feature_dim(), &config.projector, &build.part("projector"))?;
         Ok(Self {
             temperature: config.temperature,
             prepare: config.prepare()?,
-            encoder,
-            projector,
-            projector_params: build.finish(),
+            branch: Branch::new(encoder, &config.projector, seed)?,
         })
     }
 }
@@ -94,10 +79,9 @@ impl Method for SimClr {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor]) -> Result<StepOutput> {
+    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
         let n = views[0].dim(0)?;
-        let features = self.encoder.forward(&Tensor::cat(views, 0)?, Mode::Train)?;
-        let embeddings = self.projector.forward(&features, Mode::Train)?;
+        let embeddings = self.branch.forward(&Tensor::cat(views, 0)?, Mode::Train, 1)?;
         let (z1, z2) = (embeddings.narrow(0, 0, n)?, embeddings.narrow(0, n, n)?);
         let loss = selfsup_objectives::nt_xent(&z1, &z2, self.temperature)?;
         let (z1, z2) = (z1.detach(), z2.detach());
@@ -108,15 +92,10 @@ impl Method for SimClr {
     }
 
     fn encoder(&self) -> &Encoder {
-        &self.encoder
+        &self.branch.encoder
     }
 
     fn tensors(&self) -> Params {
-        let encoder = self
-            .encoder
-            .params()
-            .iter()
-            .map(|t| NamedTensor { name: format!("encoder.{}", t.name), ..t.clone() });
-        encoder.chain(self.projector_params.iter().cloned()).collect::<Vec<_>>().into()
+        self.branch.tensors("", true).into()
     }
 }

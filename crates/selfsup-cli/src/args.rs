@@ -1,6 +1,8 @@
 //! The command line's grammar.
 
+use crate::commands::bench::study::Study;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use selfsup_probe::FinetuneConfig;
 use std::path::PathBuf;
 
 /// Pretrain an image encoder without labels, then measure what its features are worth.
@@ -19,6 +21,8 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Measure an encoder's frozen features: kNN and linear probes, with all labels or few
     Probe(ProbeArgs),
+    /// Run a study: many pretrainings under one protocol, with their table and picture
+    Bench(BenchArgs),
     /// Write an encoder's features of every image to a file
     Embed(EmbedArgs),
     /// Say what is inside an encoder, a weight file or a run folder
@@ -102,6 +106,50 @@ pub struct PretrainArgs {
     pub quiet: bool,
 }
 
+/// `bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The question
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub study: Study,
+    /// Labelled images: trained on without their labels, probed with them
+    #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
+    pub data: String,
+    /// The study's folder; rows that it holds already are not run again
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The encoder's architecture [default: the method's for the data]
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Passes over the data of each row [default: the method's for the data]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Each row is run so often, with seeds from 0 on
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Only rows whose name contains this; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// What training multiplies in: f32 or bf16
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// Threads that decode and augment
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+    /// One setting of every row, such as method.temperature=0.2; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Check everything, print each row's configuration and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
 /// What to fit on the features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -109,25 +157,48 @@ pub enum Kind {
     Knn,
     /// Multinomial logistic regression
     Linear,
+    /// All weights trained on the labels
+    Finetune,
 }
 
-/// How many labels a class: a number, or all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Protocols by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// 1 % of the labels: linear and fine-tuned
+    #[value(name = "semi-1")]
+    Semi1,
+    /// 10 % of the labels: linear and fine-tuned
+    #[value(name = "semi-10")]
+    Semi10,
+}
+
+/// How many labels a class: a number, a share, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Labels {
     /// Every label of the training part.
     All,
     /// So many of each class.
     PerClass(usize),
+    /// So many percent of all, equally many of each class.
+    Percent(f64),
 }
 
 impl std::str::FromStr for Labels {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if let Some(percent) = text.strip_suffix('%') {
+            return match percent.trim().parse() {
+                Ok(p) if p > 0.0 && p <= 100.0 => Ok(Self::Percent(p)),
+                _ => Err("expected a share above 0 % and up to 100 %".into()),
+            };
+        }
         match text.parse() {
-            _ if text == "all" => Ok(Self::All),
             Ok(n) if n > 0 => Ok(Self::PerClass(n)),
-            _ => Err("expected `all` or a number of at least 1".into()),
+            _ => Err("expected `all`, a number of at least 1, or a share such as `1%`".into()),
         }
     }
 }
@@ -146,9 +217,21 @@ pub struct ProbeArgs {
     /// What to fit; may be given again [default: knn and linear]
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     pub kind: Vec<Kind>,
-    /// `all` or a number; may be given again [default: all]
+    /// `all`, a number, or a share (1%) of all labels, equally many of each class; may be given again [default: all]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub labels_per_class: Vec<Labels>,
+    /// A protocol by name, in place of --kind and --labels-per-class
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["kind", "labels_per_class"])]
+    pub preset: Option<Preset>,
+    /// Epochs of fine-tuning
+    #[arg(long, value_name = "N", default_value_t = FinetuneConfig::default().epochs)]
+    pub finetune_epochs: usize,
+    /// Peak learning rate of the encoder in fine-tuning
+    #[arg(long, value_name = "X", default_value_t = FinetuneConfig::default().backbone_lr)]
+    pub backbone_lr: f64,
+    /// Peak learning rate of the head in fine-tuning
+    #[arg(long, value_name = "X", default_value_t = FinetuneConfig::default().head_lr)]
+    pub head_lr: f64,
     /// Draws of few labels, each with its own seed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,

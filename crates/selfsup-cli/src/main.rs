@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Pretrain(args) => commands::pretrain::run(args),
         Command::Probe(args) => commands::probe::run(args),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Methods(args) => commands::list::methods(args),

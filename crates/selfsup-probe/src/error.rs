@@ -115,6 +115,15 @@ pub enum Error {
     /// A source or its loader failed.
     #[error(transparent)]
     Data(#[from] selfsup_data::Error),
+    /// An augmentation failed.
+    #[error(transparent)]
+    Augment(#[from] selfsup_augment::Error),
+    /// A kernel failed.
+    #[error(transparent)]
+    Kernel(#[from] selfsup_kernels::Error),
+    /// The optimiser failed, or a gradient.
+    #[error(transparent)]
+    Optim(#[from] selfsup_optim::Error),
     /// The encoder failed.
     #[error(transparent)]
     Model(#[from] selfsup_models::Error),

@@ -1,4 +1,4 @@
-//! What frozen features are worth: kNN, linear and few-label probes.
+//! What features are worth: kNN, linear and few-label probes of frozen ones, and fine-tuning.
 //!
 //! Features are computed once, with the encoder frozen and in evaluation mode; then nearest neighbours and a
 //! logistic regression are measured on them, with all labels or a few. Nothing here knows how an encoder was
@@ -32,6 +32,7 @@
 //! | [`Features`], [`Labelled`] | features and what is known of their samples |
 //! | [`knn`] | weighted nearest neighbours |
 //! | [`linear`] | logistic regression, its strength chosen on held-out training labels |
+//! | [`finetune`] | all weights trained on the labels |
 //! | [`few_labels`] | drawing a few labels of each class |
 //! | [`protocol`] | which probes, with how many labels, how often |
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ mod error;
 mod extract;
 mod features;
 pub mod few_labels;
+pub mod finetune;
 pub mod knn;
 mod lbfgs;
 pub mod linear;
@@ -50,5 +52,6 @@ mod standardize;
 pub use error::{Error, Result};
 pub use extract::{ExtractConfig, Frozen, extract};
 pub use features::{Features, Labelled};
+pub use finetune::FinetuneConfig;
 pub use protocol::{Kind, ProbeConfig, ProbeResult, run};
 pub use standardize::Standardizer;

@@ -2,6 +2,7 @@
 
 use crate::error::setting;
 use crate::features::{Features, Labelled};
+use crate::finetune::FinetuneConfig;
 use crate::knn::{self, KnnConfig};
 use crate::linear::{self, LinearConfig};
 use crate::{Result, few_labels};
@@ -17,6 +18,8 @@ pub enum Kind {
     Knn,
     /// Logistic regression, see [`linear`].
     Linear,
+    /// All weights trained on the labels, see [`finetune`](crate::finetune).
+    Finetune,
 }
 
 /// Which probes to run.
@@ -32,6 +35,8 @@ pub struct ProbeConfig {
     pub knn: KnnConfig,
     /// Settings of the linear probe.
     pub linear: LinearConfig,
+    /// Settings of fine-tuning.
+    pub finetune: FinetuneConfig,
 }
 
 impl Default for ProbeConfig {
@@ -42,6 +47,7 @@ impl Default for ProbeConfig {
             seeds: vec![0, 1, 2],
             knn: KnnConfig::default(),
             linear: LinearConfig::default(),
+            finetune: FinetuneConfig::default(),
         }
     }
 }
@@ -62,7 +68,8 @@ impl ProbeConfig {
             return Err(setting("labels per class", "at least 1", 0));
         }
         self.knn.validate()?;
-        self.linear.validate()
+        self.linear.validate()?;
+        self.finetune.validate()
     }
 }
 
@@ -87,7 +94,8 @@ pub struct ProbeResult {
     pub std: f64,
 }
 
-/// Runs every kind with every number of labels: kinds × labels_per_class rows, in that order.
+/// Runs every kind with every number of labels: kinds × labels_per_class rows, in that order. [`Kind::Finetune`] does not work on
+/// features: [`finetune::run`](crate::finetune::run) does that one.
 ///
 /// Samples without a label are left out. Nothing is chosen on the test features, which are only measured with.
 ///
@@ -101,6 +109,9 @@ pub fn run(
     classes: &[String],
     config: &ProbeConfig,
 ) -> Result<Vec<ProbeResult>> {
+    if config.kinds.contains(&Kind::Finetune) {
+        return Err(setting("a probe of features", "knn or linear", "finetune"));
+    }
     let (train, test) = checked(train, test, classes, config)?;
 
     let mut results = Vec::new();
@@ -192,5 +203,6 @@ fn measure(kind: Kind, train: &Labelled, test: &Labelled, config: &ProbeConfig, 
     match kind {
         Kind::Knn => knn::accuracy(train, test, &config.knn),
         Kind::Linear => Ok(linear::accuracy(train, test, &config.linear, seed)?.accuracy),
+        Kind::Finetune => unreachable!("refused before"),
     }
 }

@@ -1,15 +1,19 @@
 //! `selfsup probe`, and the table that ends a pretraining.
 
-use crate::args::{ExtractArgs, Kind, Labels, ProbeArgs};
-use crate::failure::{OrUsage, Result};
+use crate::args::{ExtractArgs, Kind, Labels, Preset, ProbeArgs};
+use crate::failure::{Failure, OrUsage, Result};
 use crate::frozen::{self, PIXELS_IMAGE_SIZE};
 use crate::output;
+use crate::progress::Progress;
 use crate::table::render;
-use selfsup_data::{Dataset, LabelledParts, OpenOptions, Split, open_labelled_parts};
+use anyhow::anyhow;
+use selfsup_data::{Dataset, LabelledParts, OpenOptions, Source, Split, open_labelled_parts};
 use selfsup_models::Encoder;
 use selfsup_probe::knn::KnnConfig;
 use selfsup_probe::linear::LinearConfig;
-use selfsup_probe::{Features, Frozen, Kind as ProbeKind, ProbeConfig, ProbeResult, run as probe};
+use selfsup_probe::{
+    Features, FinetuneConfig, Frozen, Kind as ProbeKind, ProbeConfig, ProbeResult, finetune, run as probe,
+};
 use selfsup_train::PretrainConfig;
 use serde_json::json;
 use std::sync::Arc;
@@ -20,15 +24,14 @@ const FEW_LABELS_SEEDS: u64 = 3;
 
 /// Runs the command.
 pub fn run(args: ProbeArgs) -> Result {
-    let config = config(&args);
-    config.validate().or_usage()?;
     let frozen = frozen::open(&args.encoder, &args.extract)?;
     let parts = open_labelled_parts(&args.data, args.test.as_deref(), &OpenOptions::default()).or_usage()?;
+    let config = config(&args, &parts.train);
+    config.validate().or_usage()?;
     say_split(&parts, &args.data);
     let data = Parts::from(parts);
     data.check(&config).or_usage()?;
-    let (train, test) = data.features(&frozen, &args.extract, "probe")?;
-    let results = probe(&train, &test, data.train.classes(), &config)?;
+    let results = measure(&args, &frozen, &data, &config)?;
     if args.json {
         let sha256 = match &frozen {
             Frozen::Encoder(encoder) => Some(encoder.params().sha256()?),
@@ -51,6 +54,44 @@ pub fn run(args: ProbeArgs) -> Result {
     }));
     output::print(render(&rows))?;
     Ok(())
+}
+
+/// Probes of features first, as they cost little, then fine-tuning; the rows in the order of the kinds.
+fn measure(
+    args: &ProbeArgs,
+    frozen: &Frozen,
+    data: &Parts,
+    config: &ProbeConfig,
+) -> Result<Vec<ProbeResult>> {
+    let (tuned, of_features): (Vec<_>, Vec<_>) =
+        config.kinds.iter().partition(|kind| **kind == ProbeKind::Finetune);
+    let encoder = match frozen {
+        Frozen::Encoder(encoder) => Some(encoder),
+        Frozen::Pixels { .. } if tuned.is_empty() => None,
+        Frozen::Pixels { .. } => {
+            return Err(Failure::Usage(anyhow!("pixels have no weights that could be fine-tuned")));
+        }
+    };
+    let mut results = Vec::new();
+    if !of_features.is_empty() {
+        let (train, test) = data.features(frozen, &args.extract, "probe")?;
+        let config = ProbeConfig { kinds: of_features, ..config.clone() };
+        results = probe(&train, &test, data.train.classes(), &config)?;
+    }
+    if let (Some(encoder), false) = (encoder, tuned.is_empty()) {
+        let mut bar: Option<Progress> = None;
+        let quiet = args.extract.quiet;
+        results.extend(finetune::run(encoder, &data.train, &data.test, config, &mut |at| {
+            let bar = bar.get_or_insert_with(|| Progress::new("fine-tuning", at.total as u64, 0, quiet));
+            bar.at(at.done as u64, || "steps".into());
+        })?);
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+    }
+    let place = |kind| config.kinds.iter().position(|k| *k == kind);
+    results.sort_by_key(|row| place(row.kind));
+    Ok(results)
 }
 
 /// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few. The training is
@@ -116,7 +157,7 @@ fn closing_columns() -> [(String, ProbeConfig); 3] {
 }
 
 /// The two labelled parts.
-struct Parts {
+pub struct Parts {
     train: Arc<Dataset>,
     test: Arc<Dataset>,
 }
@@ -128,10 +169,16 @@ impl From<LabelledParts> for Parts {
 }
 
 impl Parts {
-    fn features(&self, frozen: &Frozen, args: &ExtractArgs, what: &str) -> Result<(Features, Features)> {
+    /// The features of both parts.
+    pub fn features(&self, frozen: &Frozen, args: &ExtractArgs, what: &str) -> Result<(Features, Features)> {
         let train = frozen::features(frozen, &self.train, args, &format!("{what}: train"))?;
         let test = frozen::features(frozen, &self.test, args, &format!("{what}: test"))?;
         Ok((train, test))
+    }
+
+    /// The classes' names.
+    pub fn classes(&self) -> &[String] {
+        self.train.classes()
     }
 
     /// What the labels alone decide, before an encoder runs over the images.
@@ -140,12 +187,13 @@ impl Parts {
     }
 }
 
-fn config(args: &ProbeArgs) -> ProbeConfig {
+fn config(args: &ProbeArgs, train: &Dataset) -> ProbeConfig {
     let mut kinds: Vec<ProbeKind> = Vec::new();
     for kind in &args.kind {
         let kind = match kind {
             Kind::Knn => ProbeKind::Knn,
             Kind::Linear => ProbeKind::Linear,
+            Kind::Finetune => ProbeKind::Finetune,
         };
         if !kinds.contains(&kind) {
             kinds.push(kind);
@@ -155,17 +203,37 @@ fn config(args: &ProbeArgs) -> ProbeConfig {
         seeds: (0..args.seeds).collect(),
         knn: KnnConfig { k: args.k, temperature: args.temperature },
         linear: LinearConfig::default(),
+        finetune: FinetuneConfig {
+            epochs: args.finetune_epochs,
+            backbone_lr: args.backbone_lr,
+            head_lr: args.head_lr,
+            workers: args.extract.workers,
+            ..FinetuneConfig::default()
+        },
         ..ProbeConfig::default()
     };
     if !kinds.is_empty() {
         config.kinds = kinds;
     }
-    if !args.labels_per_class.is_empty() {
+    let mut labels = args.labels_per_class.clone();
+    if let Some(preset) = args.preset {
+        config.kinds = vec![ProbeKind::Linear, ProbeKind::Finetune];
+        labels = vec![Labels::Percent(match preset {
+            Preset::Semi1 => 1.0,
+            Preset::Semi10 => 10.0,
+        })];
+    }
+    if !labels.is_empty() {
+        let labelled = (0..train.len()).filter(|&i| train.sample(i).label.is_some()).count();
         let per_class = |l: &Labels| match l {
             Labels::All => None,
             Labels::PerClass(n) => Some(*n),
+            Labels::Percent(p) => {
+                let share = p / 100.0 * labelled as f64 / train.classes().len().max(1) as f64;
+                Some((share.round() as usize).max(1))
+            }
         };
-        config.labels_per_class = args.labels_per_class.iter().map(per_class).collect();
+        config.labels_per_class = labels.iter().map(per_class).collect();
     }
     config
 }
@@ -174,8 +242,8 @@ fn say_split(parts: &LabelledParts, data: &str) {
     if parts.split == Split::Hashed {
         output::say(format_args!(
             "`{data}` has no test part: a fixed hash of each image's id puts {} of {} there",
-            selfsup_data::Source::len(&parts.test),
-            selfsup_data::Source::len(&parts.test) + selfsup_data::Source::len(&parts.train),
+            parts.test.len(),
+            parts.test.len() + parts.train.len(),
         ));
     }
 }
@@ -194,6 +262,7 @@ fn name(kind: ProbeKind) -> &'static str {
     match kind {
         ProbeKind::Knn => "kNN",
         ProbeKind::Linear => "linear",
+        ProbeKind::Finetune => "fine-tuned",
         _ => "other",
     }
 }

@@ -1,0 +1,252 @@
+//! A study's picture: curves over a logarithmic axis, bars, or a matrix of cells, of the linear probe's accuracy.
+//!
+//! Colours are Okabe and Ito's, told apart with any colour vision; curves have markers of their own besides, and cells their
+//! numbers.
+
+use super::report::{Percent, Report};
+use super::study::Place;
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+const FONT: &str = "sans-serif";
+const INK: RGBColor = RGBColor(40, 40, 40);
+const GRAY: RGBColor = RGBColor(150, 150, 150);
+const BLUE: RGBColor = RGBColor(0, 114, 178);
+const VERMILION: RGBColor = RGBColor(213, 94, 0);
+/// Pixels of a curve's plot, of a cell, and of the words beside cells.
+const SIZE: (u32, u32) = (820, 520);
+const CELL: i32 = 92;
+const WORDS: i32 = 110;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// The picture as SVG.
+pub fn render(report: &Report) -> Result<String> {
+    let of = |wanted: fn(&Place) -> bool| report.rows().iter().filter(|(_, place)| wanted(place)).count();
+    let cells = of(|place| matches!(place, Place::Cell { .. }));
+    let size = if cells > 0 {
+        let side = (WORDS + CELL * names(report, |row, _| row).len() as i32 + 24) as u32;
+        (side, side + 40)
+    } else {
+        SIZE
+    };
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        let draw = || -> Drawn {
+            root.fill(&WHITE)?;
+            if cells > 0 {
+                matrix(report, &root)
+            } else if of(|place| matches!(place, Place::Bar)) > 0 {
+                bars(report, &root)
+            } else {
+                curves(report, &root)
+            }
+        };
+        draw().map_err(|e| anyhow!("the picture cannot be drawn: {e}"))?;
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+/// The range of y: what is shown, with a margin.
+fn range(values: impl Iterator<Item = Percent>) -> std::ops::Range<f64> {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| {
+        (low.min(p.mean - p.std), high.max(p.mean + p.std))
+    });
+    if low > high {
+        return 0.0..100.0;
+    }
+    let margin = (0.08 * (high - low)).max(0.5);
+    (low - margin).max(0.0)..(high + margin).min(100.0)
+}
+
+fn linear(report: &Report, row: &str) -> Option<Percent> {
+    report.percent(row, |t| Some(t.linear))
+}
+
+fn baselines(report: &Report) -> Vec<(String, Percent)> {
+    let rows = report.rows().iter().filter(|(_, place)| *place == Place::Baseline);
+    rows.filter_map(|(name, _)| Some((name.clone(), linear(report, name)?))).collect()
+}
+
+fn curves(report: &Report, root: &Area) -> Drawn {
+    let mut series: Vec<(&'static str, Vec<(f64, Percent)>)> = Vec::new();
+    for (name, place) in report.rows() {
+        let (Place::Point { series: of, x }, Some(y)) = (*place, linear(report, name)) else { continue };
+        match series.iter_mut().find(|(name, _)| *name == of) {
+            Some((_, points)) => points.push((x, y)),
+            None => series.push((of, vec![(x, y)])),
+        }
+    }
+    let points = || series.iter().flat_map(|(_, points)| points.iter());
+    let baselines = baselines(report);
+    let y = range(points().map(|(_, y)| *y).chain(baselines.iter().map(|(_, y)| *y)));
+    let x = points().fold((f64::INFINITY, 0.0f64), |(low, high), (x, _)| (low.min(*x), high.max(*x)));
+    let x = if x.0 > x.1 { (1.0, 2.0) } else { (x.0 / 1.3, x.1 * 1.3) };
+    let mut chart = ChartBuilder::on(root)
+        .margin(16)
+        .margin_right(130)
+        .x_label_area_size(52)
+        .y_label_area_size(64)
+        .build_cartesian_2d((x.0..x.1).log_scale().base(2.0), y)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRAY.mix(0.35))
+        .axis_style(INK)
+        .label_style((FONT, 16, &INK))
+        .axis_desc_style((FONT, 18, &INK))
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_desc(report.study().axis())
+        .y_desc("linear probe, top-1, %")
+        .draw()?;
+    let beside = (FONT, 15).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+    for (name, level) in &baselines {
+        chart
+            .draw_series([PathElement::new([(x.0, level.mean), (x.1, level.mean)], GRAY.stroke_width(2))])?;
+        let at = chart.backend_coord(&(x.1, level.mean));
+        root.draw_text(name, &beside, (at.0 + 6, at.1))?;
+    }
+    for (i, (name, points)) in series.iter().enumerate() {
+        let colour = [BLUE, VERMILION][i % 2];
+        chart.draw_series([PathElement::new(
+            points.iter().map(|(x, y)| (*x, y.mean)).collect::<Vec<_>>(),
+            colour.stroke_width(2),
+        )])?;
+        for (x, y) in points {
+            let spread = [(*x, y.mean - y.std), (*x, y.mean + y.std)];
+            chart.draw_series([PathElement::new(spread, colour.stroke_width(1))])?;
+            let at = (*x, y.mean);
+            if i % 2 == 0 {
+                chart.draw_series([Circle::new(at, 5, colour.filled())])?;
+            } else {
+                chart.draw_series([TriangleMarker::new(at, 7, colour.filled())])?;
+            }
+        }
+        if let Some((x, y)) = points.last() {
+            let at = chart.backend_coord(&(*x, y.mean));
+            root.draw_text(name, &beside.color(&colour), (at.0 + 12, at.1 - 10))?;
+        }
+    }
+    Ok(())
+}
+
+/// Features before the head in blue, behind it in vermilion.
+fn bars(report: &Report, root: &Area) -> Drawn {
+    let rows: Vec<(&str, [Option<Percent>; 2])> = report
+        .rows()
+        .iter()
+        .filter(|(_, place)| *place == Place::Bar)
+        .map(|(name, _)| (&name[..], [linear(report, name), report.percent_behind(name, |t| Some(t.linear))]))
+        .collect();
+    let baselines = baselines(report);
+    let shown = rows.iter().flat_map(|(_, both)| both.iter().flatten().copied());
+    let y = range(shown.chain(baselines.iter().map(|(_, y)| *y)));
+    let floor = y.start;
+    let mut chart = ChartBuilder::on(root)
+        .margin(16)
+        .margin_right(130)
+        .x_label_area_size(52)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..rows.len() as f64, y)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(0)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRAY.mix(0.35))
+        .axis_style(INK)
+        .label_style((FONT, 16, &INK))
+        .axis_desc_style((FONT, 18, &INK))
+        .x_desc(report.study().axis())
+        .y_desc("linear probe, top-1, %")
+        .draw()?;
+    let words = |position| (FONT, 15).into_font().color(&INK).pos(position);
+    for (name, level) in &baselines {
+        let ends = [(0.0, level.mean), (rows.len() as f64, level.mean)];
+        chart.draw_series([PathElement::new(ends, GRAY.stroke_width(2))])?;
+        let at = chart.backend_coord(&ends[1]);
+        root.draw_text(name, &words(Pos::new(HPos::Left, VPos::Center)), (at.0 + 6, at.1))?;
+    }
+    for (i, (name, both)) in rows.iter().enumerate() {
+        for (j, percent) in both.iter().enumerate() {
+            let Some(p) = percent else { continue };
+            let left = i as f64 + 0.15 + 0.36 * j as f64;
+            let colour = [BLUE, VERMILION][j];
+            chart.draw_series([Rectangle::new([(left, floor), (left + 0.33, p.mean)], colour.filled())])?;
+            let middle = left + 0.165;
+            let spread = [(middle, p.mean - p.std), (middle, p.mean + p.std)];
+            chart.draw_series([PathElement::new(spread, INK.stroke_width(2))])?;
+        }
+        let at = chart.backend_coord(&(i as f64 + 0.5, floor));
+        root.draw_text(name, &words(Pos::new(HPos::Center, VPos::Top)), (at.0, at.1 + 8))?;
+    }
+    let (right, top) = (SIZE.0 as i32 - 124, 26);
+    for (i, (text, colour)) in [("before the head", BLUE), ("behind it", VERMILION)].into_iter().enumerate() {
+        let y = top + 22 * i as i32;
+        root.draw(&Rectangle::new([(right, y - 6), (right + 12, y + 6)], colour.filled()))?;
+        root.draw_text(text, &words(Pos::new(HPos::Left, VPos::Center)), (right + 18, y))?;
+    }
+    Ok(())
+}
+
+/// The names on one side of the matrix, in order.
+fn names(report: &Report, side: fn(&'static str, &'static str) -> &'static str) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for (_, place) in report.rows() {
+        if let Place::Cell { row, column } = place {
+            let name = side(row, column);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// From white to blue, as the accuracy goes from the lowest to the highest.
+fn matrix(report: &Report, root: &Area) -> Drawn {
+    let (rows, columns) = (names(report, |row, _| row), names(report, |_, column| column));
+    let cells: Vec<(usize, usize, Percent)> = report
+        .rows()
+        .iter()
+        .filter_map(|(name, place)| {
+            let Place::Cell { row, column } = place else { return None };
+            let at = |names: &[&str], name| names.iter().position(|n| *n == name);
+            Some((at(&rows, *row)?, at(&columns, *column)?, linear(report, name)?))
+        })
+        .collect();
+    let values = || cells.iter().map(|(.., p)| p.mean);
+    let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+    let text = |position| (FONT, 15).into_font().color(&INK).pos(position);
+    let title = "linear probe, top-1, %: alone on the diagonal, in pairs below";
+    root.draw_text(title, &text(Pos::new(HPos::Left, VPos::Top)), (12, 10))?;
+    let top = 40;
+    for (i, name) in rows.iter().enumerate() {
+        let y = top + CELL * i as i32 + CELL / 2;
+        root.draw_text(name, &text(Pos::new(HPos::Right, VPos::Center)), (WORDS - 10, y))?;
+    }
+    for (j, name) in columns.iter().enumerate() {
+        let x = WORDS + CELL * j as i32 + CELL / 2;
+        let y = top + CELL * rows.len() as i32 + 6;
+        root.draw_text(name, &text(Pos::new(HPos::Center, VPos::Top)), (x, y))?;
+    }
+    for (i, j, p) in &cells {
+        let share = if high > low { (p.mean - low) / (high - low) } else { 0.0 };
+        let mix = |from: u8| (255.0 + (f64::from(from) - 255.0) * share).round() as u8;
+        let colour = RGBColor(mix(BLUE.0), mix(BLUE.1), mix(BLUE.2));
+        let (x, y) = (WORDS + CELL * *j as i32, top + CELL * *i as i32);
+        root.draw(&Rectangle::new([(x, y), (x + CELL - 2, y + CELL - 2)], colour.filled()))?;
+        let ink = if share > 0.6 { WHITE } else { INK };
+        let style = (FONT, 17).into_font().color(&ink).pos(Pos::new(HPos::Center, VPos::Center));
+        root.draw_text(&format!("{:.1}", p.mean), &style, (x + CELL / 2, y + CELL / 2 - 9))?;
+        if p.seeds > 1 {
+            let style = (FONT, 13).into_font().color(&ink).pos(Pos::new(HPos::Center, VPos::Center));
+            root.draw_text(&format!("± {:.1}", p.std), &style, (x + CELL / 2, y + CELL / 2 + 11))?;
+        }
+    }
+    Ok(())
+}

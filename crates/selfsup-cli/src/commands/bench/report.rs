@@ -1,0 +1,155 @@
+//! A study's results as a table, as JSON and as a picture.
+
+use super::plot;
+use super::row::{Outcome, Top1};
+use super::study::{Place, Study};
+use crate::table::render;
+use anyhow::{Context, Result};
+use selfsup_probe::protocol::mean_and_std;
+use serde_json::json;
+use std::path::Path;
+
+/// What has been measured so far.
+pub struct Report {
+    study: Study,
+    data: String,
+    rows: Vec<(String, Place)>,
+    outcomes: Vec<Outcome>,
+    failures: Vec<(String, u64, String)>,
+}
+
+/// Mean and standard deviation over seeds, in percent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Percent {
+    pub mean: f64,
+    pub std: f64,
+    pub seeds: usize,
+}
+
+impl Percent {
+    fn of(values: &[f64]) -> Option<Self> {
+        let percent: Vec<f64> = values.iter().map(|v| 100.0 * v).collect();
+        let (mean, std) = mean_and_std(&percent);
+        (!values.is_empty()).then_some(Self { mean, std, seeds: values.len() })
+    }
+}
+
+impl std::fmt::Display for Percent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.seeds > 1 {
+            write!(f, "{:.1} ± {:.1}", self.mean, self.std)
+        } else {
+            write!(f, "{:.1}", self.mean)
+        }
+    }
+}
+
+impl Report {
+    pub fn new(study: Study, data: &str, rows: Vec<(String, Place)>) -> Self {
+        Self { study, data: data.into(), rows, outcomes: Vec::new(), failures: Vec::new() }
+    }
+
+    pub fn add(&mut self, outcome: Outcome) {
+        self.outcomes.push(outcome);
+    }
+
+    pub fn fail(&mut self, row: &str, seed: u64, why: String) {
+        self.failures.push((row.into(), seed, why));
+    }
+
+    pub fn failures(&self) -> usize {
+        self.failures.len()
+    }
+
+    pub fn rows(&self) -> &[(String, Place)] {
+        &self.rows
+    }
+
+    pub fn study(&self) -> Study {
+        self.study
+    }
+
+    fn of<'a>(&'a self, row: &'a str) -> impl Iterator<Item = &'a Outcome> {
+        self.outcomes.iter().filter(move |outcome| outcome.row == row)
+    }
+
+    /// A measure of a row's features over its seeds.
+    pub fn percent(&self, row: &str, measure: impl Fn(&Top1) -> Option<f64>) -> Option<Percent> {
+        Percent::of(&self.of(row).filter_map(|outcome| measure(&outcome.top1)).collect::<Vec<_>>())
+    }
+
+    /// The same of the embeddings behind the head.
+    pub fn percent_behind(&self, row: &str, measure: impl Fn(&Top1) -> Option<f64>) -> Option<Percent> {
+        Percent::of(&self.of(row).filter_map(|o| measure(o.behind_head.as_ref()?)).collect::<Vec<_>>())
+    }
+
+    /// Peak memory of a row's training in GB, the most of its seeds.
+    pub fn peak_gb(&self, row: &str) -> Option<f64> {
+        self.of(row).filter_map(|o| o.peak_bytes).max().map(|bytes| bytes as f64 / 1e9)
+    }
+
+    /// The table as text.
+    pub fn table(&self) -> String {
+        render(&self.cells())
+    }
+
+    fn cells(&self) -> Vec<Vec<String>> {
+        let behind = self.study.measures_embeddings();
+        let mut head = vec!["top-1 on the test part, %", "kNN", "linear", "linear, 10 a class"];
+        if behind {
+            head.extend(["kNN behind the head", "linear behind it"]);
+        }
+        head.extend(["views", "minutes", "peak GB"]);
+        let mut cells = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+        let measures: [fn(&Top1) -> Option<f64>; 3] = [|t| Some(t.knn), |t| Some(t.linear), |t| t.linear_10];
+        for (name, _) in &self.rows {
+            let shown = |percent: Option<Percent>| percent.map_or_else(|| "–".into(), |p| p.to_string());
+            let mut row = vec![name.clone()];
+            row.extend(measures.iter().map(|measure| shown(self.percent(name, measure))));
+            if behind {
+                row.extend(measures[..2].iter().map(|measure| shown(self.percent_behind(name, measure))));
+            }
+            let trained: Vec<&Outcome> = self.of(name).filter(|o| o.views > 0).collect();
+            let seconds = trained.iter().map(|o| o.seconds).sum::<f64>() / trained.len().max(1) as f64;
+            row.push(trained.first().map_or_else(String::new, |o| o.views.to_string()));
+            row.push(if trained.is_empty() { String::new() } else { format!("{:.1}", seconds / 60.0) });
+            row.push(self.peak_gb(name).map_or_else(String::new, |gb| format!("{gb:.2}")));
+            cells.push(row);
+        }
+        cells
+    }
+
+    /// Writes `study.md`, `study.json` and `study.svg`.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        let write = |name: &str, text: String| {
+            let path = out.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let document = json!({
+            "study": self.study.name(),
+            "data": self.data,
+            "version": env!("CARGO_PKG_VERSION"),
+            "outcomes": self.outcomes,
+            "failures": self.failures.iter().map(|(row, seed, why)| json!({"row": row, "seed": seed, "why": why}))
+                .collect::<Vec<_>>(),
+        });
+        write("study.json", serde_json::to_string_pretty(&document)? + "\n")?;
+        write("study.md", self.markdown())?;
+        write("study.svg", plot::render(self)?)
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n{}\n\nOn {}.\n\n", self.study.name(), self.study.claim(), self.data);
+        for (i, row) in self.cells().iter().enumerate() {
+            text += &format!("| {} |\n", row.join(" | "));
+            if i == 0 {
+                text += &format!("|---|{}\n", "--:|".repeat(row.len() - 1));
+            }
+        }
+        text += "\n± is the standard deviation over seeds.\n\n![the same as a picture](study.svg)\n";
+        for (row, seed, why) in &self.failures {
+            text += &format!("\n{row} with seed {seed} failed: {why}\n");
+        }
+        text
+    }
+}

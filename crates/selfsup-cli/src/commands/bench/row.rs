@@ -1,0 +1,240 @@
+//! A row of a study: a pretraining in a process of its own, then probes. What is done is not done again.
+
+use super::study::{Row, Run};
+use crate::args::ExtractArgs;
+use crate::commands::probe::Parts;
+use crate::failure::{Failure, Result};
+use anyhow::{Context, anyhow, bail};
+use candle_core::{Device, Tensor};
+use selfsup_models::params::ParamBuilder;
+use selfsup_models::{Encoder, Mode, Projector, weights};
+use selfsup_probe::{Features, Frozen, Kind, ProbeConfig, run as probe};
+use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Between two looks at a child's memory.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a row with one seed has come to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The row.
+    pub row: String,
+    /// The seed of the training and of the probes.
+    pub seed: u64,
+    /// Top-1 accuracy of each measure, in 0…1.
+    pub top1: Top1,
+    /// The same of the embeddings behind the head.
+    pub behind_head: Option<Top1>,
+    /// Views that training has seen; 0 without training.
+    pub views: u64,
+    /// Seconds of training; 0 without.
+    pub seconds: f64,
+    /// The most memory that the training process had in use, where the system says.
+    pub peak_bytes: Option<u64>,
+    /// SHA-256 of the resolved configuration.
+    pub config_sha256: String,
+}
+
+/// Accuracies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Top1 {
+    /// Weighted nearest neighbours.
+    pub knn: f64,
+    /// Logistic regression on all labels.
+    pub linear: f64,
+    /// Logistic regression on ten labels a class, where there are as many.
+    pub linear_10: Option<f64>,
+}
+
+/// How rows are run.
+pub struct Setting<'a> {
+    /// The study's folder.
+    pub out: &'a Path,
+    /// The labelled parts.
+    pub data: &'a Parts,
+    /// How features are computed.
+    pub extract: &'a ExtractArgs,
+    /// Whether embeddings are measured too.
+    pub embeddings: bool,
+}
+
+impl Setting<'_> {
+    /// The outcome of a row that is done already, with these settings.
+    pub fn done(&self, row: &Row, config: &PretrainConfig) -> Result<Option<Outcome>> {
+        let path = self.folder(row, config.seed).join("result.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(anyhow!("{}: {error}", path.display()).into()),
+        };
+        let outcome: Outcome =
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        if outcome.config_sha256 != config.sha256() {
+            let why = "holds a row of other settings; give another --out, or delete its folder";
+            return Err(Failure::Usage(anyhow!("{} {why}", path.display())));
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Runs a row, from its checkpoint if there is one.
+    pub fn run(&self, row: &Row, config: &PretrainConfig) -> Result<Outcome> {
+        let folder = self.folder(row, config.seed);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let (frozen, trained) = match &row.run {
+            Run::Pixels => (Frozen::Pixels { image_size: config.image_size as u32 }, None),
+            Run::Untrained => {
+                let arch = selfsup_models::arch(&config.arch)?;
+                let device = selfsup_train::device(&config.device)?;
+                (
+                    Frozen::Encoder(Encoder::untrained(arch, config.preprocessing(), config.seed, &device)?),
+                    None,
+                )
+            }
+            Run::Train { method, .. } => {
+                let run = folder.join("run");
+                let trained = train(method, config, &folder, &run, self.extract.quiet)?;
+                let encoder = Encoder::load(&run.join("encoder.safetensors"), &Device::Cpu)?;
+                (Frozen::Encoder(encoder), Some((run, trained)))
+            }
+        };
+        let (train, test) = self.data.features(&frozen, self.extract, &row.name)?;
+        let top1 = self.measure(&train, &test, config.seed)?;
+        let behind_head = match &trained {
+            Some((run, _)) if self.embeddings => {
+                let head = Head::load(run)?;
+                Some(self.measure(&head.apply(&train)?, &head.apply(&test)?, config.seed)?)
+            }
+            _ => None,
+        };
+        let (views, seconds, peak_bytes) = match &trained {
+            Some((run, (seconds, peak))) => {
+                let steps = metrics::read(&run.join("metrics.jsonl"))?.last().map_or(0, |record| record.step);
+                (2 * steps * config.batch_size as u64, *seconds, *peak)
+            }
+            None => (0, 0.0, None),
+        };
+        let outcome = Outcome {
+            row: row.name.clone(),
+            seed: config.seed,
+            top1,
+            behind_head,
+            views,
+            seconds,
+            peak_bytes,
+            config_sha256: config.sha256(),
+        };
+        let path = folder.join("result.json");
+        std::fs::write(&path, serde_json::to_string_pretty(&outcome)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(outcome)
+    }
+
+    fn folder(&self, row: &Row, seed: u64) -> std::path::PathBuf {
+        self.out.join("rows").join(&row.name).join(format!("seed-{seed}"))
+    }
+
+    fn measure(&self, train: &Features, test: &Features, seed: u64) -> Result<Top1> {
+        let of = |kind, labels| -> selfsup_probe::Result<f64> {
+            let config = ProbeConfig {
+                kinds: vec![kind],
+                labels_per_class: vec![labels],
+                seeds: vec![seed],
+                ..ProbeConfig::default()
+            };
+            Ok(probe(train, test, self.data.classes(), &config)?[0].mean)
+        };
+        Ok(Top1 {
+            knn: of(Kind::Knn, None)?,
+            linear: of(Kind::Linear, None)?,
+            linear_10: match of(Kind::Linear, Some(10)) {
+                Err(selfsup_probe::Error::TooFewLabels { .. }) => None,
+                other => Some(other?),
+            },
+        })
+    }
+}
+
+/// Pretrains in a process of its own, whose memory is the row's alone; seconds and peak. A run that was cut off goes on.
+fn train(
+    method: &str,
+    config: &PretrainConfig,
+    folder: &Path,
+    run: &Path,
+    quiet: bool,
+) -> Result<(f64, Option<u64>)> {
+    let settings = folder.join("settings.toml");
+    std::fs::write(&settings, config.to_toml())
+        .with_context(|| format!("cannot write {}", settings.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
+    command.args(["pretrain", method, "--no-probe"]).stdin(Stdio::null()).stdout(Stdio::null());
+    if run.join("checkpoint.safetensors").exists() {
+        command.arg("--resume").arg(run);
+    } else {
+        if run.exists() {
+            std::fs::remove_dir_all(run).with_context(|| format!("cannot clear {}", run.display()))?;
+        }
+        command.arg("--config").arg(&settings).arg("--out").arg(run);
+    }
+    if quiet {
+        command.arg("--quiet");
+    }
+    let start = Instant::now();
+    let mut child = command.spawn().context("cannot start the training")?;
+    let mut peak = None;
+    let status = loop {
+        peak = peak_bytes(&child).or(peak);
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(LOOK);
+    };
+    match status.code() {
+        Some(0) => Ok((start.elapsed().as_secs_f64(), peak)),
+        Some(130) => Err(Failure::Interrupted("interrupted; the same command goes on from there".into())),
+        _ => Err(anyhow!("the training ended with {status}").into()),
+    }
+}
+
+/// VmHWM of a process, which only grows: Linux alone says it.
+fn peak_bytes(child: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// A run's projector.
+struct Head {
+    projector: Projector,
+    dim: usize,
+}
+
+impl Head {
+    fn load(run: &Path) -> anyhow::Result<Self> {
+        let (folder, config) = RunFolder::open(run)?;
+        let MethodConfig::SimClr(method) = &config.method else {
+            bail!("{} has no head that is measured", config.method.name());
+        };
+        let feature_dim = selfsup_models::arch(&config.arch)?.config.feature_dim();
+        let build = ParamBuilder::new(0, &Device::Cpu);
+        let projector = Projector::new(feature_dim, &method.projector, &build.part("projector"))?;
+        let file = weights::read(&folder.checkpoint(), &Device::Cpu)?;
+        let own = file.tensors.into_iter().filter_map(|(name, t)| {
+            let name = name.strip_prefix("model.")?;
+            name.starts_with("projector.").then(|| (name.to_owned(), t))
+        });
+        build.finish().load_file(&own.collect(), "the projector")?;
+        Ok(Self { projector, dim: method.projector.embedding_dim(feature_dim) })
+    }
+
+    /// The embeddings of features, row by row.
+    fn apply(&self, features: &Features) -> anyhow::Result<Features> {
+        let n = features.labels.len();
+        let x = Tensor::from_slice(&features.values, (n, features.dim), &Device::Cpu)?;
+        let values = self.projector.forward(&x, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Features { values, dim: self.dim, ..features.clone() })
+    }
+}

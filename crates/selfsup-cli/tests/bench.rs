@@ -1,0 +1,143 @@
+//! Studies: rows that are run once, a table, a picture, failures that do not end the rest.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
+    let output = command.current_dir(folder).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Class folders `red` and `blue`, easily told apart, with some noise in them.
+fn colours(folder: &Path) {
+    for (class, channel) in [("red", 0), ("blue", 2)] {
+        fs::create_dir_all(folder.join(class)).unwrap();
+        for i in 0..24u32 {
+            let pixels = image::RgbImage::from_fn(14, 12, |x, y| {
+                let mut pixel = [(x * 31 + y * 17 + i * 53) as u8 % 97; 3];
+                pixel[channel] = 200;
+                image::Rgb(pixel)
+            });
+            pixels.save(folder.join(class).join(format!("{i:02}.png"))).unwrap();
+        }
+    }
+}
+
+/// The command with small sizes; `more` takes the place of flags that are given here.
+fn study<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let common = [
+        ["--data", "colours"],
+        ["--out", "out"],
+        ["--arch", "resnet10-mini"],
+        ["--epochs", "1"],
+        ["--seeds", "2"],
+    ];
+    let mut args =
+        vec!["bench", "--study", name, "--quiet", "--set", "image_size=12", "--set", "batch_size=16"];
+    args.extend(common.iter().filter(|[flag, _]| !more.contains(flag)).flatten());
+    args.extend(more);
+    args
+}
+
+#[test]
+fn a_study_ends_with_its_table_and_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    let (status, table, stderr) = run(d, &study("heads", &[]));
+    assert_eq!(status, 0, "{stderr}");
+    for name in ["pixels", "untrained", "none", "linear", "mlp"] {
+        assert!(table.lines().any(|line| line.starts_with(name)), "{table}");
+    }
+    assert!(table.contains("behind the head") && table.contains(" ± "), "{table}");
+    assert!(stderr.contains("[10/10]"), "{stderr}");
+    let json = |d: &Path| -> Value {
+        serde_json::from_str(&fs::read_to_string(d.join("out/study.json")).unwrap()).unwrap()
+    };
+    let first = json(d);
+    let outcomes = first["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 10);
+    let mlp = outcomes.iter().find(|o| o["row"] == "mlp").unwrap();
+    assert_eq!(mlp["views"], 2 * 48, "one epoch of 48 images, two views each");
+    assert!(mlp["behind_head"]["linear"].as_f64().unwrap() > 0.4);
+    let none = outcomes.iter().find(|o| o["row"] == "none").unwrap();
+    assert_eq!(none["behind_head"], none["top1"], "without a head nothing is behind it");
+    if cfg!(target_os = "linux") {
+        assert!(mlp["peak_bytes"].as_u64().unwrap() > 10_000_000);
+    }
+    assert!(fs::read_to_string(d.join("out/study.svg")).unwrap().contains("before the head"));
+    assert!(fs::read_to_string(d.join("out/study.md")).unwrap().contains("non-linear projection head"));
+
+    // Nothing is run twice, and what is missing is run.
+    let (status, again, stderr) = run(d, &study("heads", &[]));
+    assert_eq!((status, &again), (0, &table));
+    assert!(!stderr.contains("[1/"), "{stderr}");
+    fs::remove_file(d.join("out/rows/mlp/seed-1/result.json")).unwrap();
+    let (status, again, stderr) = run(d, &study("heads", &[]));
+    assert_eq!(status, 0);
+    assert!(stderr.contains("[1/1] mlp with seed 1"), "{stderr}");
+    // The run was there, so that only its time is another.
+    let accuracies =
+        |table: &str| table.lines().map(|l| l.chars().take(60).collect::<String>()).collect::<Vec<_>>();
+    assert_eq!(accuracies(&again), accuracies(&table));
+
+    // Rows of other settings are not mixed in.
+    let (status, _, stderr) = run(d, &study("heads", &["--set", "method.temperature=0.3"]));
+    assert_eq!(status, 2);
+    assert!(stderr.contains("other settings") && stderr.contains("--out"), "{stderr}");
+}
+
+#[test]
+fn other_studies_draw_their_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    let (status, table, stderr) = run(d, &study("augmentation", &["--only", "flip", "--seeds", "1"]));
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(table.lines().count(), 2 + 6, "{table}");
+    assert!(fs::read_to_string(d.join("out/study.svg")).unwrap().contains("alone on the diagonal"));
+}
+
+#[test]
+fn bad_input_is_said_before_anything_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    for (args, part) in [
+        (study("sizes", &[]), "heads"),
+        (study("heads", &["--only", "nothing"]), "no row's name contains"),
+        (study("queue", &["--set", "method.temperature=-1"]), "temperature"),
+        (study("heads", &["--arch", "resnet1"]), "resnet1"),
+        (study("heads", &["--data", "nowhere"]), "nowhere"),
+    ] {
+        let (status, _, stderr) = run(d, &args);
+        assert_eq!(status, 2, "{args:?}: {stderr}");
+        assert!(stderr.contains(part), "{args:?}: {stderr}");
+        assert!(!d.join("out").exists(), "{args:?}");
+    }
+    let (status, plan, _) = run(d, &study("queue", &["--dry-run"]));
+    assert_eq!(status, 0);
+    assert!(plan.contains("# moco-v2-queue-16384") && !d.join("out").exists());
+}
+
+/// More images a step than there are: the row fails, the others go on, and the status says so.
+#[test]
+fn a_failed_row_does_not_end_the_study() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    let (status, table, stderr) =
+        run(d, &study("batch", &["--only", "simclr", "--only", "pixels", "--seeds", "1"]));
+    assert_eq!(status, 1, "{stderr}");
+    assert!(
+        stderr.contains("simclr-batch-64 with seed 0 failed") && stderr.contains("4 of the rows failed"),
+        "{stderr}"
+    );
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("pixels").contains("100.0"), "{table}");
+    assert!(!line("simclr-batch-32").contains('–') && line("simclr-batch-512").contains('–'), "{table}");
+}

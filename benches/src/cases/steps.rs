@@ -4,8 +4,8 @@ use super::{Case, Ours};
 use crate::args::Peer;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use selfsup_models::resnet::{Block, ResNetConfig, Stem};
-use selfsup_models::{Encoder, arch};
+use selfsup_models::resnet::{Block, Stem};
+use selfsup_models::{Encoder, Network, arch};
 use selfsup_optim::{OptimizerConfig, Param, SgdConfig};
 use selfsup_train::method::Progress;
 use selfsup_train::{MethodConfig, Normalization, PretrainConfig, parse_setting};
@@ -75,7 +75,8 @@ fn simclr(name: &str, views: usize, side: usize, dtype: DType) -> Result<Box<dyn
 }
 
 /// Three products of every convolution and linear layer, two of the first; the rest is not counted.
-fn flop(config: &ResNetConfig, views: usize, side: usize) -> f64 {
+fn flop(network: &Network, views: usize, side: usize) -> f64 {
+    let Network::ResNet(config) = network else { unreachable!("only residual networks are compared") };
     let (kernel, stride) = match config.stem {
         Stem::ImageNet => (7, 2),
         Stem::Cifar => (3, 1),

@@ -1,9 +1,11 @@
 //! The architectures by name.
 //!
-//! torchvision's names; `-cifar` for the 3×3 stem without pooling. `resnet10-narrow-cifar` and `resnet10-mini`
+//! torchvision's names; `vit-SIZE-PATCH` for vision transformers; `-cifar` for the 3×3 stem without pooling. `resnet10-narrow-cifar` and `resnet10-mini`
 //! (which halves the image in its stem) are ours: small enough to pretrain in minutes on two cores.
 
+use crate::backbone::Network;
 use crate::resnet::{Block, ResNetConfig, Stem};
+use crate::vit::VitConfig;
 use crate::{Error, Result};
 
 /// A named architecture.
@@ -12,7 +14,7 @@ pub struct Arch {
     /// Its name on the command line and in files.
     pub name: &'static str,
     /// The network.
-    pub config: ResNetConfig,
+    pub config: Network,
     /// The side of the square images that it is usually trained on, in pixels.
     pub image_size: usize,
     /// Where it comes from.
@@ -20,6 +22,8 @@ pub struct Arch {
 }
 
 const HE_2016: &str = "He et al. 2016, arXiv:1512.03385, tables 1 and 6";
+const TOUVRON_2021: &str = "Touvron et al. 2021 (DeiT), arXiv:2012.12877, table 1";
+const OURS: &str = "ours: a vision transformer that trains in minutes on two cores";
 
 const fn resnet(
     name: &'static str,
@@ -32,7 +36,18 @@ const fn resnet(
         Stem::ImageNet => 224,
         Stem::Cifar | Stem::Halving => 32,
     };
-    Arch { name, config: ResNetConfig { stem, block, stages, width }, image_size, source: HE_2016 }
+    let config = Network::ResNet(ResNetConfig { stem, block, stages, width });
+    Arch { name, config, image_size, source: HE_2016 }
+}
+
+const fn vit(
+    name: &'static str,
+    [image_size, patch]: [usize; 2],
+    [width, depth, heads]: [usize; 3],
+    source: &'static str,
+) -> Arch {
+    let config = Network::Vit(VitConfig { patch, width, depth, heads, image_size });
+    Arch { name, config, image_size, source }
 }
 
 /// Every architecture, small to large.
@@ -45,6 +60,10 @@ pub const ARCHS: &[Arch] = &[
     resnet("resnet18", Stem::ImageNet, Block::Basic, &[2, 2, 2, 2], 64),
     resnet("resnet34", Stem::ImageNet, Block::Basic, &[3, 4, 6, 3], 64),
     resnet("resnet50", Stem::ImageNet, Block::Bottleneck, &[3, 4, 6, 3], 64),
+    vit("vit-mini-cifar", [32, 4], [96, 6, 3], OURS),
+    vit("vit-tiny-16", [224, 16], [192, 12, 3], TOUVRON_2021),
+    vit("vit-small-16", [224, 16], [384, 12, 6], TOUVRON_2021),
+    vit("vit-base-16", [224, 16], [768, 12, 12], TOUVRON_2021),
 ];
 
 /// The architecture of a name; an unknown one is an error that says the nearest.

@@ -1,9 +1,9 @@
 //! An encoder: a backbone, its weights, and how images must be prepared for it.
 
 use crate::arch::{Arch, arch};
+use crate::backbone::Backbone;
 use crate::layers::Mode;
 use crate::params::{ParamBuilder, Params};
-use crate::resnet::ResNet;
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -26,7 +26,7 @@ pub struct Preprocessing {
 pub struct Encoder {
     arch: &'static Arch,
     preprocessing: Preprocessing,
-    backbone: ResNet,
+    backbone: Backbone,
     params: Params,
     device: Device,
     train_dtype: DType,
@@ -44,7 +44,8 @@ impl Encoder {
             return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
         }
         let build = ParamBuilder::new(seed, device);
-        let backbone = ResNet::new(&arch.config, &build)?;
+        let backbone = Backbone::new(&arch.config, &build)?;
+        backbone.check_side(preprocessing.image_size)?;
         Ok(Self {
             arch,
             preprocessing,
@@ -59,9 +60,10 @@ impl Encoder {
     /// Weights, their gradients, statistics and features stay f32, and so does all of evaluation.
     ///
     /// # Errors
-    /// Another dtype.
+    /// Another dtype, and BF16 for a vision transformer.
     pub fn with_train_dtype(self, dtype: DType) -> Result<Self> {
         match dtype {
+            DType::BF16 if matches!(self.backbone, Backbone::Vit(_)) => Err(Error::VitDType(dtype)),
             DType::F32 | DType::BF16 => Ok(Self { train_dtype: dtype, ..self }),
             _ => Err(Error::TrainDType(dtype)),
         }
@@ -120,6 +122,11 @@ impl Encoder {
         let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
         let x = if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x };
         self.backbone.forward(&x, mode, groups)
+    }
+
+    /// The network alone.
+    pub fn backbone(&self) -> &Backbone {
+        &self.backbone
     }
 
     /// The architecture.

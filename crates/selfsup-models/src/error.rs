@@ -27,6 +27,17 @@ pub enum Error {
         /// The value that came.
         got: usize,
     },
+    /// An image cannot be cut into patches.
+    #[error("images of {side} pixels cannot be cut into patches of {patch}")]
+    Patch {
+        /// Side of a patch, in pixels.
+        patch: usize,
+        /// Side of the image.
+        side: usize,
+    },
+    /// A vision transformer does not train in it.
+    #[error("vision transformers train in F32, not in {0:?}")]
+    VitDType(candle_core::DType),
     /// Training does not work in this dtype.
     #[error("an encoder trains in F32 or BF16, not in {0:?}")]
     TrainDType(candle_core::DType),

@@ -9,8 +9,11 @@ use rand_distr::StandardNormal;
 pub enum Init {
     /// One value everywhere.
     Constant(f32),
-    /// Normal with mean 0 and standard deviation 1.
-    Normal,
+    /// Normal with mean 0.
+    Normal {
+        /// The standard deviation.
+        std: f64,
+    },
     /// Normal with mean 0 and standard deviation √(2 / fan_out), where fan_out = c_out · kh · kw: what
     /// torchvision gives every convolution of a ResNet (He et al. 2015, eq. 14).
     KaimingNormal {
@@ -29,7 +32,9 @@ impl Init {
     pub(crate) fn values(self, count: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
         match self {
             Init::Constant(value) => vec![value; count],
-            Init::Normal => (0..count).map(|_| rng.sample::<f64, _>(StandardNormal) as f32).collect(),
+            Init::Normal { std } => {
+                (0..count).map(|_| (rng.sample::<f64, _>(StandardNormal) * std) as f32).collect()
+            }
             Init::KaimingNormal { fan_out } => {
                 let std = (2.0 / fan_out as f64).sqrt();
                 (0..count).map(|_| (rng.sample::<f64, _>(StandardNormal) * std) as f32).collect()

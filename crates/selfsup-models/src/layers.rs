@@ -26,7 +26,7 @@ impl Mode {
     }
 
     /// The weight as this mode sees it.
-    fn tensor(self, var: &Var) -> Tensor {
+    pub(crate) fn tensor(self, var: &Var) -> Tensor {
         if self == Mode::TrainNoGrad { var.as_detached_tensor() } else { var.as_tensor().clone() }
     }
 }
@@ -148,14 +148,53 @@ impl Linear {
     /// Declares `weight` and, if asked, `bias`, both uniform in ±1/√c as `torch.nn.Linear` draws them.
     pub fn new(c: usize, k: usize, bias: bool, build: &ParamBuilder) -> Result<Self> {
         let init = Init::LinearUniform { fan_in: c };
-        let weight = build.weight("weight", &[k, c], init)?;
-        let bias = bias.then(|| build.weight("bias", &[k], init)).transpose()?;
+        Self::with_init((c, k), init, bias.then_some(init), build)
+    }
+
+    /// Declares `weight` and, if it has a distribution, `bias`.
+    pub fn with_init(
+        (c, k): (usize, usize),
+        weight: Init,
+        bias: Option<Init>,
+        build: &ParamBuilder,
+    ) -> Result<Self> {
+        let weight = build.weight("weight", &[k, c], weight)?;
+        let bias = bias.map(|init| build.weight("bias", &[k], init)).transpose()?;
         Ok(Self { weight, bias })
     }
 
     /// Applies the layer.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_with(x, Activation::None, mode)
+    }
+
+    /// Applies the layer and an activation in one.
+    pub fn forward_with(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|bias| mode.tensor(bias));
-        Ok(selfsup_kernels::linear(x, &mode.tensor(&self.weight), bias.as_ref(), Activation::None)?)
+        Ok(selfsup_kernels::linear(x, &mode.tensor(&self.weight), bias.as_ref(), activation)?)
+    }
+}
+
+/// Layer normalisation over the last dimension (Ba et al. 2016): (x − μ)/√(σ² + ε)·γ + β.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Var,
+    bias: Var,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Declares `weight` (ones) and `bias` (zeros).
+    pub fn new(d: usize, eps: f64, build: &ParamBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: build.weight("weight", &[d], Init::Constant(1.0))?,
+            bias: build.weight("bias", &[d], Init::Constant(0.0))?,
+            eps,
+        })
+    }
+
+    /// Normalises `[.., d]`.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(selfsup_kernels::layer_norm(x, &mode.tensor(&self.weight), &mode.tensor(&self.bias), self.eps)?)
     }
 }

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`arch`](fn@arch) | the architectures by name |
 //! | [`Encoder`] | a backbone with weights and input preparation, to and from a file |
-//! | [`resnet`] | residual networks |
+//! | [`resnet`], [`vit`] | residual networks, vision transformers |
 //! | [`Projector`] | the head that training adds and probing drops |
 //! | [`params`] | named tensors and seeded first values |
 //! | [`weights`] | safetensors files |
@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+mod backbone;
 mod encoder;
 mod error;
 mod init;
@@ -36,11 +37,13 @@ mod layers;
 pub mod params;
 mod projector;
 pub mod resnet;
+pub mod vit;
 pub mod weights;
 
 pub use arch::{ARCHS, Arch, arch, nearest};
+pub use backbone::{Backbone, Network};
 pub use encoder::{Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
-pub use layers::{BatchNorm, ConvNorm, Linear, Mode};
+pub use layers::{BatchNorm, ConvNorm, LayerNorm, Linear, Mode};
 pub use projector::{HeadNorm, Projector, ProjectorConfig};

@@ -3,8 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::params::{ParamBuilder, Params};
-use selfsup_models::resnet::ResNet;
-use selfsup_models::{Encoder, Mode, Preprocessing, arch};
+use selfsup_models::{Backbone, Encoder, Mode, Preprocessing, arch};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
@@ -59,9 +58,9 @@ fn encoder(name: &str, entry: &Value) -> Encoder {
 }
 
 /// The backbone alone, in f64.
-fn backbone(name: &str, entry: &Value) -> (ResNet, Params) {
+fn backbone(name: &str, entry: &Value) -> (Backbone, Params) {
     let build = ParamBuilder::with_dtype(0, &Device::Cpu, DType::F64);
-    let backbone = ResNet::new(&arch(name).unwrap().config, &build).unwrap();
+    let backbone = Backbone::new(&arch(name).unwrap().config, &build).unwrap();
     let params = build.finish();
     params.load_file(&tensors(entry), name).unwrap();
     (backbone, params)

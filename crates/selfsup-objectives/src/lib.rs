@@ -26,6 +26,7 @@
 //! | [`negative_cosine`] | SimSiam's loss, and BYOL's |
 //! | [`barlow_twins`] | Barlow Twins' loss |
 //! | [`vicreg`] | VICReg's loss |
+//! | [`dino`](fn@dino) | DINO's loss |
 //! | [`contrastive_accuracy`], [`queue_accuracy`] | how often the positive is the nearest of all |
 //! | [`embedding_std`] | whether the embeddings spread |
 //! | [`effective_rank`] | over how many directions they spread |
@@ -33,6 +34,7 @@
 
 mod barlow_twins;
 mod contrastive_accuracy;
+mod dino;
 mod effective_rank;
 mod eigenvalues;
 mod embedding_std;
@@ -45,6 +47,7 @@ mod vicreg;
 
 pub use barlow_twins::barlow_twins;
 pub use contrastive_accuracy::contrastive_accuracy;
+pub use dino::dino;
 pub use effective_rank::effective_rank;
 pub use embedding_std::embedding_std;
 pub use error::{Error, Result};

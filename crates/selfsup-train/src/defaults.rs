@@ -7,13 +7,13 @@
 //! | photographs | the rest, at 224 pixels | the papers' ImageNet recipes |
 
 use crate::method::{
-    BarlowTwinsConfig, ByolConfig, METHODS, MethodConfig, MocoConfig, SimClrConfig, SimSiamConfig,
-    VicRegConfig,
+    BarlowTwinsConfig, ByolConfig, DinoConfig, METHODS, MethodConfig, MocoConfig, SimClrConfig,
+    SimSiamConfig, VicRegConfig,
 };
 use crate::{Error, Normalization, PretrainConfig, Result, nearest};
 use selfsup_augment::{ColorJitter, HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
 use selfsup_models::{HeadNorm, ProjectorConfig};
-use selfsup_optim::{LarsConfig, OptimizerConfig, Schedule, SgdConfig};
+use selfsup_optim::{AdamWConfig, LarsConfig, OptimizerConfig, Schedule, SgdConfig};
 
 /// The source where none is given.
 pub const DATA: &str = "fashion-mnist";
@@ -43,6 +43,7 @@ pub fn config(method: &str, data: &str, image_size: Option<usize>) -> Result<Pre
         "simsiam" => Ok(simsiam(kind, data, image_size)),
         "barlow-twins" => Ok(barlow_twins(kind, data, image_size)),
         "vicreg" => Ok(vicreg(kind, data, image_size)),
+        "dino" => Ok(dino(kind, data, image_size)),
         _ => {
             let hint = nearest(method, METHODS.iter().map(|m| m.name));
             let hint = hint.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
@@ -267,6 +268,56 @@ fn vicreg(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
             augmentation,
         })
     })
+}
+
+/// Caron et al. 2021, §3.2 and A: ViT-S/16, AdamW at 0.0005 for 256 images, decay 0.04 (which they raise to 0.4), gradients cut
+/// at a norm of 3, two global crops of .4…1 of the area and eight local ones of .05….4 at 96 of 224 pixels.
+fn dino(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let base = simclr(kind, data, image_size);
+    let side = base.image_size as u32;
+    // Small images' local crops are of half the side, of whole patches.
+    let (arch, local_side, patch) = match kind {
+        Kind::Photographs => ("vit-small-16", side * 96 / 224, 16),
+        _ => ("vit-mini-cifar", side / 2, 4),
+    };
+    let local_side = (local_side / patch).max(1) * patch;
+    let crops = |size: u32, area: [f64; 2]| {
+        let mut pipeline = match kind {
+            Kind::FirstLook => simclr_gray(size),
+            Kind::Small => Pipeline::simclr_cifar(size),
+            Kind::Photographs => Pipeline::simclr(size, 0.5),
+        };
+        pipeline.0[0] = Transform::RandomResizedCrop(RandomResizedCrop::new(size, area));
+        pipeline
+    };
+    let [out_dim, hidden_dim, bottleneck_dim] = match kind {
+        Kind::Photographs => [65_536, 2048, 256],
+        _ => [1024, 512, 128],
+    };
+    let method = DinoConfig {
+        student_temperature: 0.1,
+        teacher_temperature: 0.07,
+        teacher_temperature_start: 0.04,
+        teacher_warmup: 0.3,
+        momentum: 0.996,
+        momentum_ramp: true,
+        center_momentum: 0.9,
+        out_dim,
+        hidden_dim,
+        bottleneck_dim,
+        local_views: if kind == Kind::Photographs { 8 } else { 4 },
+        augmentation: crops(side, [0.4, 1.0]),
+        local_augmentation: crops(local_side, [0.05, 0.4]),
+    };
+    let lr = if kind == Kind::Photographs { 5e-4 } else { 1e-3 };
+    let adamw = AdamWConfig { weight_decay: 0.04, ..AdamWConfig::new(lr) };
+    PretrainConfig {
+        arch: arch.into(),
+        clip_grad_norm: 3.0,
+        method: MethodConfig::Dino(method),
+        optimizer: OptimizerConfig::AdamW(adamw),
+        ..base
+    }
 }
 
 /// MoCo v1's crops, flips and weaker jitter for gray images that are all aligned.

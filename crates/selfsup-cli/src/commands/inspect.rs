@@ -7,8 +7,7 @@ use crate::{frozen, table::render};
 use anyhow::Context;
 use candle_core::Device;
 use selfsup_models::params::ParamBuilder;
-use selfsup_models::resnet::ResNet;
-use selfsup_models::{arch, weights};
+use selfsup_models::{Backbone, arch, weights};
 use selfsup_train::{RunFolder, metrics};
 use serde::Serialize;
 use serde_json::Value;
@@ -91,7 +90,7 @@ fn run_of(folder: &Path) -> Result<Run> {
 fn untrained(name: &str) -> selfsup_models::Result<Report> {
     let arch = arch(name)?;
     let build = ParamBuilder::new(0, &Device::Cpu);
-    ResNet::new(&arch.config, &build)?;
+    Backbone::new(&arch.config, &build)?;
     let mut tensors = Vec::new();
     for (name, tensor) in build.finish().to_file()? {
         tensors.push(TensorInfo { name, shape: tensor.dims().to_vec(), dtype: tensor.dtype().as_str() });

@@ -6,8 +6,7 @@ use crate::output;
 use crate::table::render;
 use candle_core::Device;
 use selfsup_models::params::ParamBuilder;
-use selfsup_models::resnet::ResNet;
-use selfsup_models::{ARCHS, Arch};
+use selfsup_models::{ARCHS, Arch, Backbone};
 use selfsup_train::{METHODS, PretrainConfig};
 use serde_json::{Value, json};
 
@@ -60,6 +59,6 @@ pub fn archs(args: JsonArgs) -> Result {
 
 fn parameters(arch: &Arch) -> selfsup_models::Result<usize> {
     let build = ParamBuilder::new(0, &Device::Cpu);
-    ResNet::new(&arch.config, &build)?;
+    Backbone::new(&arch.config, &build)?;
     Ok(build.finish().trainable_count())
 }

@@ -1,4 +1,4 @@
-"""Writes two_views.json: losses of two views and their gradients by lightly, and MoCo's by its paper's algorithm, in float64.
+"""Writes two_views.json and dino.json: losses of several views and their gradients by lightly, and MoCo's by its paper's algorithm, in float64.
 
     python make_two_views.py        # torch, numpy, lightly
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, VICRegLoss
 
 rng = np.random.default_rng(1)
 
@@ -59,3 +59,30 @@ for n, d, spread in [(6, 5, 0.5), (2, 3, 1.0), (9, 12, 0.1)]:
     for temperature, queue in ((0.07, 7), (0.5, 1)):
         golden.append(case("info_nce_queue", moco(temperature), temperature, n, d, spread, queue))
 Path(__file__).with_name("two_views.json").write_text(json.dumps(golden) + "\n")
+
+
+def dino(n, k, views, student_temperature, teacher_temperature):
+    """lightly's DINOLoss with a centre that is not 0. It keeps the teacher's temperature in f32, which holds those below."""
+    loss = DINOLoss(output_dim=k, student_temp=student_temperature, teacher_temp=teacher_temperature).double()
+    loss.center = torch.tensor(rng.normal(size=(1, 1, k)))
+    student = [torch.tensor(rng.normal(size=(n, k)), requires_grad=True) for _ in range(views)]
+    teacher = [torch.tensor(rng.normal(size=(n, k))) for _ in range(2)]
+    centre = loss.center.clone()
+    value = loss(teacher, student, teacher_temp=teacher_temperature)
+    value.backward()
+    flat = lambda ts: [t.detach().numpy().ravel().tolist() for t in ts]
+    return {
+        "n": n,
+        "k": k,
+        "temperatures": [student_temperature, teacher_temperature],
+        "value": value.item(),
+        "student": flat(student),
+        "teacher": flat(teacher),
+        "centre": centre.numpy().ravel().tolist(),
+        "gradients": flat([s.grad for s in student]),
+    }
+
+
+Path(__file__).with_name("dino.json").write_text(
+    json.dumps([dino(5, 7, 2, 0.125, 0.0625), dino(3, 4, 5, 0.25, 0.09375), dino(1, 2, 3, 1.0, 1.0)]) + "\n"
+)

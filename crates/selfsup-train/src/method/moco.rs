@@ -131,7 +131,7 @@ impl Moco {
         let queue = ParamBuilder::new(seed, device).buffer(
             "queue",
             &[config.queue, queries.embedding_dim()],
-            Init::Normal,
+            Init::Normal { std: 1.0 },
         )?;
         queue.set(&selfsup_kernels::l2_normalize(&queue.as_detached_tensor(), EPS)?)?;
         Ok(Self {

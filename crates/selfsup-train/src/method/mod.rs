@@ -6,6 +6,7 @@
 mod barlow_twins;
 mod branch;
 mod byol;
+mod dino;
 mod moco;
 mod simclr;
 mod simsiam;
@@ -13,6 +14,7 @@ mod vicreg;
 
 pub use barlow_twins::{BarlowTwins, BarlowTwinsConfig};
 pub use byol::{Byol, ByolConfig};
+pub use dino::{Dino, DinoConfig};
 pub use moco::{Moco, MocoConfig};
 pub use simclr::{SimClr, SimClrConfig};
 pub use simsiam::{SimSiam, SimSiamConfig};
@@ -127,6 +129,9 @@ pub enum MethodConfig {
     /// [`VicReg`].
     #[serde(rename = "vicreg")]
     VicReg(VicRegConfig),
+    /// [`Dino`].
+    #[serde(rename = "dino")]
+    Dino(DinoConfig),
 }
 
 /// The sizes that settings must fit.
@@ -158,6 +163,7 @@ impl MethodConfig {
             MethodConfig::SimSiam(config) => (&simsiam::INFO, config),
             MethodConfig::BarlowTwins(config) => (&barlow_twins::INFO, config),
             MethodConfig::VicReg(config) => (&vicreg::INFO, config),
+            MethodConfig::Dino(config) => (&dino::INFO, config),
         }
     }
 
@@ -198,8 +204,16 @@ pub struct MethodInfo {
 }
 
 /// Every method that can be trained.
-pub const METHODS: &[MethodInfo] =
-    &[simclr::INFO, moco::V1, moco::V2, byol::INFO, simsiam::INFO, barlow_twins::INFO, vicreg::INFO];
+pub const METHODS: &[MethodInfo] = &[
+    simclr::INFO,
+    moco::V1,
+    moco::V2,
+    byol::INFO,
+    simsiam::INFO,
+    barlow_twins::INFO,
+    vicreg::INFO,
+    dino::INFO,
+];
 
 /// An augmentation must end in views of the encoder's input size.
 fn validate_views(augmentation: &Pipeline, image_size: usize) -> Result<()> {

@@ -1,0 +1,102 @@
+//! Vision transformers against timm's: tensor names and shapes, features, gradients, another size. The golden file comes from
+//! `golden/make_vit.py`.
+
+use candle_core::{DType, Device, Tensor};
+use selfsup_models::params::ParamBuilder;
+use selfsup_models::{Backbone, Encoder, Mode, Preprocessing, arch};
+use serde_json::Value;
+use std::collections::HashMap;
+
+const ARCH: &str = "vit-mini-cifar";
+const BATCH: usize = 3;
+
+/// The numbers of make_golden.py's `uniform`.
+fn uniform(count: usize, key: u64) -> Vec<f64> {
+    let at = |i: u64| {
+        let mut z = (i + (key << 32) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    };
+    (0..count as u64).map(at).collect()
+}
+
+/// make_vit.py's `fill`.
+fn fill(name: &str, shape: &[usize]) -> Tensor {
+    let count: usize = shape.iter().product();
+    let scale = (6.0 / (count / shape[0]) as f64).sqrt();
+    let shift = if name.ends_with("weight") { 1.0 } else { 0.0 };
+    let value = |v: f64| if shape.len() == 1 { shift + 0.2 * v } else { v * scale };
+    let key = name.bytes().map(u64::from).sum();
+    let values: Vec<f32> = uniform(count, key).into_iter().map(|v| value(v) as f32).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/vit.json")).unwrap()
+}
+
+fn tensors(golden: &Value) -> HashMap<String, Tensor> {
+    let shapes: HashMap<String, Vec<usize>> = serde_json::from_value(golden["shapes"].clone()).unwrap();
+    shapes.into_iter().map(|(name, shape)| (name.clone(), fill(&name, &shape))).collect()
+}
+
+/// A handful of numbers all over a tensor, and its norm.
+fn assert_sample(tensor: &Tensor, expected: &Value, what: &str) {
+    const TOLERANCE: f64 = 1e-9;
+    let flat = tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let values: Vec<f64> = serde_json::from_value(expected["values"].clone()).unwrap();
+    let norm = expected["norm"].as_f64().unwrap();
+    let rms = norm / (flat.len() as f64).sqrt();
+    for (i, expected) in values.iter().enumerate() {
+        let at = ((flat.len() - 1) as f64 * i as f64 / (values.len() - 1) as f64) as usize;
+        let off = (flat[at] - expected).abs();
+        assert!(off <= TOLERANCE * rms.max(expected.abs()), "{what}[{at}]: {} and {expected}", flat[at]);
+    }
+    let own = flat.iter().map(|v| v * v).sum::<f64>().sqrt();
+    assert!((own / norm - 1.0).abs() <= TOLERANCE, "{what}: norm {own} and {norm}");
+}
+
+#[test]
+fn features_and_gradients_are_timm_s_in_f64() {
+    let golden = golden();
+    for side in [32, 20] {
+        let build = ParamBuilder::with_dtype(0, &Device::Cpu, DType::F64);
+        let backbone = Backbone::new(&arch(ARCH).unwrap().config, &build).unwrap();
+        let params = build.finish();
+        params.load_file(&tensors(&golden), ARCH).unwrap();
+        let pixels: Vec<f64> = uniform(BATCH * side * side * 3, 5)
+            .into_iter()
+            .map(|v| ((128.0 + 128.0 * v).floor() / 255.0 - 0.5) / 0.25)
+            .collect();
+        let x = Tensor::from_vec(pixels, (BATCH, side, side, 3), &Device::Cpu).unwrap();
+        let features = backbone.forward(&x, Mode::Train, 1).unwrap();
+        let expected = &golden[side.to_string()];
+        assert_sample(&features, &expected["features"], &format!("features at {side}"));
+        let grads = features.sqr().unwrap().mean_all().unwrap().backward().unwrap();
+        for (name, values) in expected["gradients"].as_object().unwrap() {
+            let t = params.iter().find(|t| t.name == *name).unwrap();
+            let gradient = t.layout.to_file(grads.get(&t.var).unwrap()).unwrap();
+            assert_sample(&gradient, values, &format!("gradient of {name} at {side}"));
+        }
+        // Every tensor is used.
+        assert!(params.trainable().all(|t| grads.get(&t.var).is_some()));
+        // Without gradients the values are the same, and lead nowhere.
+        let silent = backbone.forward(&x, Mode::TrainNoGrad, 1).unwrap();
+        assert_sample(&silent, &expected["features"], "features without gradients");
+        assert!(!silent.track_op());
+    }
+}
+
+#[test]
+fn images_are_whole_patches_and_training_is_in_f32() {
+    let preprocessing = |image_size| Preprocessing { image_size, mean: [0.5; 3], std: [0.25; 3] };
+    let encoder = |side| Encoder::untrained(arch(ARCH).unwrap(), preprocessing(side), 0, &Device::Cpu);
+    let error = encoder(30).unwrap_err().to_string();
+    assert_eq!(error, "images of 30 pixels cannot be cut into patches of 4");
+    let encoder = encoder(28).unwrap();
+    let images = Tensor::zeros((2, 28, 28, 3), DType::U8, &Device::Cpu).unwrap();
+    assert_eq!(encoder.forward(&images, Mode::Eval).unwrap().dims(), [2, 96]);
+    let error = encoder.with_train_dtype(DType::BF16).unwrap_err().to_string();
+    assert!(error.contains("vision transformers train in F32"), "{error}");
+}

@@ -35,7 +35,7 @@ pub(super) fn takes(x: &Tensor, weight: &Tensor, g: &Geometry) -> bool {
     let parameters = [g.stride, g.dilation, g.groups, g.pad_h, g.pad_w];
     x.device().is_cuda()
         && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
-        && [x.elem_count(), weight.elem_count(), g.rows() * g.k].into_iter().all(counted)
+        && [x.elem_count(), weight.elem_count(), g.output_shape().elem_count()].into_iter().all(counted)
         && parameters.into_iter().all(counted)
 }
 
@@ -203,7 +203,7 @@ impl<'a, T: Number> Call<'a, T> {
 
     fn forward(&self, x: &CudaView<T>, filter: &CudaView<T>) -> candle_core::Result<CudaSlice<T>> {
         let operation = ConvForward { conv: &self.conv, x: &self.x, w: &self.filter, y: &self.y };
-        let mut y = self.allocate::<T>(self.geometry.rows() * self.geometry.k)?;
+        let mut y = self.allocate::<T>(self.geometry.output_shape().elem_count())?;
         let run = |algorithm| {
             let mut workspace = self.workspace(operation.get_workspace_size(algorithm)?)?;
             // SAFETY: x, the filter and y hold the numbers that their descriptors name, all made from one geometry

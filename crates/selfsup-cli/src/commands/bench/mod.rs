@@ -110,5 +110,14 @@ fn resolve(args: &BenchArgs, method: &'static str, over: &Table) -> anyhow::Resu
     }
     let mut layers = layers(None, flags, &args.settings)?;
     layers.push(over.clone());
+    let config = PretrainConfig::resolve(method, &layers)?;
+    // The defaults' warm-up is for their own length: in a shorter run it takes a tenth, unless it was asked for.
+    let warmup = 0.1 * config.epochs as f64;
+    let asked = layers.iter().any(|layer| layer.contains_key("schedule"));
+    if args.epochs.is_none() || asked || config.schedule.warmup_epochs() <= warmup {
+        return Ok(config);
+    }
+    let schedule = Table::from_iter([("warmup_epochs".to_owned(), warmup.into())]);
+    layers.push(Table::from_iter([("schedule".to_owned(), Value::Table(schedule))]));
     Ok(PretrainConfig::resolve(method, &layers)?)
 }

@@ -103,12 +103,11 @@ fn curves(report: &Report, root: &Area) -> Drawn {
         .x_desc(report.study().axis())
         .y_desc("linear probe, top-1, %")
         .draw()?;
-    let beside = (FONT, 15).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+    let mut words = Vec::new();
     for (name, level) in &baselines {
-        chart
-            .draw_series([PathElement::new([(x.0, level.mean), (x.1, level.mean)], GRAY.stroke_width(2))])?;
-        let at = chart.backend_coord(&(x.1, level.mean));
-        root.draw_text(name, &beside, (at.0 + 6, at.1))?;
+        let ends = [(x.0, level.mean), (x.1, level.mean)];
+        chart.draw_series([PathElement::new(ends, GRAY.stroke_width(2))])?;
+        words.push((&name[..], INK, chart.backend_coord(&ends[1])));
     }
     for (i, (name, points)) in series.iter().enumerate() {
         let colour = [BLUE, VERMILION][i % 2];
@@ -126,10 +125,23 @@ fn curves(report: &Report, root: &Area) -> Drawn {
                 chart.draw_series([TriangleMarker::new(at, 7, colour.filled())])?;
             }
         }
-        if let Some((x, y)) = points.last() {
-            let at = chart.backend_coord(&(*x, y.mean));
-            root.draw_text(name, &beside.color(&colour), (at.0 + 12, at.1 - 10))?;
+        if let Some((_, y)) = points.last() {
+            words.push((name, colour, chart.backend_coord(&(x.1, y.mean))));
         }
+    }
+    beside(words, root)
+}
+
+/// Words to the right of the places that they belong to, moved apart where they would stand on each other.
+fn beside(mut words: Vec<(&str, RGBColor, (i32, i32))>, root: &Area) -> Drawn {
+    const LINE: i32 = 17;
+    words.sort_by_key(|(.., at)| at.1);
+    let mut free = i32::MIN;
+    for (text, colour, (x, y)) in words {
+        let y = y.max(free);
+        free = y + LINE;
+        let style = (FONT, 15).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center));
+        root.draw_text(text, &style, (x + 6, y))?;
     }
     Ok(())
 }
@@ -165,12 +177,13 @@ fn bars(report: &Report, root: &Area) -> Drawn {
         .y_desc("linear probe, top-1, %")
         .draw()?;
     let words = |position| (FONT, 15).into_font().color(&INK).pos(position);
+    let mut levels = Vec::new();
     for (name, level) in &baselines {
         let ends = [(0.0, level.mean), (rows.len() as f64, level.mean)];
         chart.draw_series([PathElement::new(ends, GRAY.stroke_width(2))])?;
-        let at = chart.backend_coord(&ends[1]);
-        root.draw_text(name, &words(Pos::new(HPos::Left, VPos::Center)), (at.0 + 6, at.1))?;
+        levels.push((&name[..], INK, chart.backend_coord(&ends[1])));
     }
+    beside(levels, root)?;
     for (i, (name, both)) in rows.iter().enumerate() {
         for (j, percent) in both.iter().enumerate() {
             let Some(p) = percent else { continue };
@@ -184,7 +197,7 @@ fn bars(report: &Report, root: &Area) -> Drawn {
         let at = chart.backend_coord(&(i as f64 + 0.5, floor));
         root.draw_text(name, &words(Pos::new(HPos::Center, VPos::Top)), (at.0, at.1 + 8))?;
     }
-    let (right, top) = (SIZE.0 as i32 - 124, 26);
+    let (right, top) = (SIZE.0 as i32 - 124, SIZE.1 as i32 - 52);
     for (i, (text, colour)) in [("before the head", BLUE), ("behind it", VERMILION)].into_iter().enumerate() {
         let y = top + 22 * i as i32;
         root.draw(&Rectangle::new([(right, y - 6), (right + 12, y + 6)], colour.filled()))?;
@@ -207,7 +220,7 @@ fn names(report: &Report, side: fn(&'static str, &'static str) -> &'static str) 
     names
 }
 
-/// From white to blue, as the accuracy goes from the lowest to the highest.
+/// From pale to full blue, as the accuracy goes from the lowest to the highest.
 fn matrix(report: &Report, root: &Area) -> Drawn {
     let (rows, columns) = (names(report, |row, _| row), names(report, |_, column| column));
     let cells: Vec<(usize, usize, Percent)> = report
@@ -235,7 +248,8 @@ fn matrix(report: &Report, root: &Area) -> Drawn {
         root.draw_text(name, &text(Pos::new(HPos::Center, VPos::Top)), (x, y))?;
     }
     for (i, j, p) in &cells {
-        let share = if high > low { (p.mean - low) / (high - low) } else { 0.0 };
+        // The lowest cell is to be seen too.
+        let share = if high > low { 0.1 + 0.9 * (p.mean - low) / (high - low) } else { 0.5 };
         let mix = |from: u8| (255.0 + (f64::from(from) - 255.0) * share).round() as u8;
         let colour = RGBColor(mix(BLUE.0), mix(BLUE.1), mix(BLUE.2));
         let (x, y) = (WORDS + CELL * *j as i32, top + CELL * *i as i32);

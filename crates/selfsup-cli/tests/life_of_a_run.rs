@@ -185,3 +185,38 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
     assert!(!names.iter().any(|n| n.to_string_lossy().starts_with(".writing-")), "{names:?}");
     ok(d, &["--resume", "a", "--steps", "3"]);
 }
+
+/// What the kernel says a process holds, in bytes.
+#[cfg(target_os = "linux")]
+fn resident(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4096)
+}
+
+/// After the first third of its steps a run holds no more than before, with a queue and a momentum encoder too.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow() {
+    for method in ["simclr", "moco-v2"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_selfsup"))
+            .current_dir(dir.path())
+            .args(["pretrain", method])
+            .args(SMALL)
+            .args(["--steps", "600", "--out", "run", "--set", "checkpoint_every_steps=50"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut samples = Vec::new();
+        while child.try_wait().unwrap().is_none() {
+            samples.extend(resident(child.id()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(child.wait().unwrap().success());
+        assert!(samples.len() > 60, "{} samples", samples.len());
+        let most = |part: &[u64]| part.iter().copied().max().unwrap() as f64;
+        let third = samples.len() / 3;
+        let (before, after) = (most(&samples[third..2 * third]), most(&samples[2 * third..]));
+        assert!(after <= 1.02 * before, "{method}: {before} bytes, then {after}");
+    }
+}

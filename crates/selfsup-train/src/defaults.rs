@@ -278,7 +278,9 @@ fn dino(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
     // Small images' local crops are of half the side, of whole patches.
     let (arch, local_side, patch) = match kind {
         Kind::Photographs => ("vit-small-16", side * 96 / 224, 16),
-        _ => ("vit-mini-cifar", side / 2, 4),
+        Kind::Small => ("vit-mini-cifar", side / 2, 4),
+        // A transformer takes ten times as long.
+        Kind::FirstLook => ("resnet10-mini", side / 2, 4),
     };
     let local_side = (local_side / patch).max(1) * patch;
     let crops = |size: u32, area: [f64; 2]| {
@@ -290,26 +292,36 @@ fn dino(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
         pipeline.0[0] = Transform::RandomResizedCrop(RandomResizedCrop::new(size, area));
         pipeline
     };
+    // With the paper's, some hundreds of steps do not leave the beginning, where the teacher says next to nothing.
+    let short = kind == Kind::FirstLook;
     let [out_dim, hidden_dim, bottleneck_dim] = match kind {
         Kind::Photographs => [65_536, 2048, 256],
         _ => [1024, 512, 128],
     };
     let method = DinoConfig {
         student_temperature: 0.1,
-        teacher_temperature: 0.07,
-        teacher_temperature_start: 0.04,
+        teacher_temperature: if short { 0.04 } else { 0.07 },
+        teacher_temperature_start: if short { 0.02 } else { 0.04 },
         teacher_warmup: 0.3,
-        momentum: 0.996,
+        momentum: if short { 0.99 } else { 0.996 },
         momentum_ramp: true,
         center_momentum: 0.9,
         out_dim,
         hidden_dim,
         bottleneck_dim,
-        local_views: if kind == Kind::Photographs { 8 } else { 4 },
+        local_views: match kind {
+            Kind::FirstLook => 2,
+            Kind::Small => 4,
+            Kind::Photographs => 8,
+        },
         augmentation: crops(side, [0.4, 1.0]),
         local_augmentation: crops(local_side, [0.05, 0.4]),
     };
-    let lr = if kind == Kind::Photographs { 5e-4 } else { 1e-3 };
+    let lr = match kind {
+        Kind::FirstLook => 3e-3,
+        Kind::Small => 1e-3,
+        Kind::Photographs => 5e-4,
+    };
     let adamw = AdamWConfig { weight_decay: 0.04, ..AdamWConfig::new(lr) };
     PretrainConfig {
         arch: arch.into(),

@@ -145,6 +145,7 @@ fn every_method_resumes_exactly() {
     for method in METHODS {
         ends_with_the_same_bits(&config_of(method.name, &["steps=4"]));
     }
+    ends_with_the_same_bits(&config_of("dino", &["steps=4", "arch=vit-mini-cifar"]));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! candle's own threads, told to wait without turning.
 //!
-//! candle works large elementwise operations out on threads of its own, beside rayon's. Each turns in a loop for up to half
-//! a millisecond after its work, in case that more comes, and so takes a core from what comes really. A small operation's
-//! backward pass takes a third longer by that, and a training step a hundredth.
+//! candle works large elementwise operations out on threads of its own, beside rayon's. Each turns in a loop 25,000 times
+//! after its work, in case that more comes, and so takes a core from what comes really. On two cores a convolution of one pixel,
+//! forward and backward, took 1.5 times as long by that (`compare --ours-only --only conv2d/1x1x1x512`, with the variable at 25000 and at 1).
 
 /// Turns before a thread sleeps.
 const SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";

@@ -12,7 +12,8 @@ const BLOCK: usize = 16 * CHANNELS;
 /// Blocks in a task.
 const TASK: usize = 1024;
 
-/// Images u8 `[n, h, w, 3]` → f32 of the same shape, in one pass. mean and std are in 0…1, as torchvision's are.
+/// Images u8 `[n, h, w, 3]` → f32 of the same shape, in one pass. mean and std are in 0…1, as torchvision's are. There is no
+/// gradient: bytes are no variables, and nothing before them is trained.
 ///
 /// # Errors
 /// Another dtype or shape, a mean that is not finite, a std that is not above 0.

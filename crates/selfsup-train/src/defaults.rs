@@ -279,7 +279,7 @@ fn dino(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
     let (arch, local_side, patch) = match kind {
         Kind::Photographs => ("vit-small-16", side * 96 / 224, 16),
         Kind::Small => ("vit-mini-cifar", side / 2, 4),
-        // A transformer takes ten times as long.
+        // A transformer takes several times as long.
         Kind::FirstLook => ("resnet10-mini", side / 2, 4),
     };
     let local_side = (local_side / patch).max(1) * patch;

@@ -4,7 +4,7 @@ use crate::layers::Mode;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::vit::{VisionTransformer, VitConfig};
 use crate::{Error, Result, params::ParamBuilder};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// A network's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,25 @@ impl Network {
         match self {
             Network::ResNet(config) => config.feature_dim(),
             Network::Vit(config) => config.width,
+        }
+    }
+
+    /// Fails unless square images of this side fit.
+    pub fn check_side(&self, side: usize) -> Result<()> {
+        match self {
+            Network::Vit(VitConfig { patch, .. }) if !side.is_multiple_of(*patch) => {
+                Err(Error::Patch { patch: *patch, side })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails unless it trains in this dtype: F32, and residual networks in BF16.
+    pub fn check_train_dtype(&self, dtype: DType) -> Result<()> {
+        match (self, dtype) {
+            (_, DType::F32) | (Network::ResNet(_), DType::BF16) => Ok(()),
+            (Network::Vit(_), DType::BF16) => Err(Error::VitDType(dtype)),
+            _ => Err(Error::TrainDType(dtype)),
         }
     }
 }
@@ -48,16 +67,6 @@ impl Backbone {
         match self {
             Self::ResNet(network) => network.forward(x, mode, groups),
             Self::Vit(network) => network.forward(x, mode),
-        }
-    }
-
-    /// Fails unless square images of this side fit.
-    pub fn check_side(&self, side: usize) -> Result<()> {
-        match self {
-            Self::Vit(network) if !side.is_multiple_of(network.patch()) => {
-                Err(Error::Patch { patch: network.patch(), side })
-            }
-            _ => Ok(()),
         }
     }
 }

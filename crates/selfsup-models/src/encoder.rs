@@ -44,8 +44,8 @@ impl Encoder {
             return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
         }
         let build = ParamBuilder::new(seed, device);
+        arch.config.check_side(preprocessing.image_size)?;
         let backbone = Backbone::new(&arch.config, &build)?;
-        backbone.check_side(preprocessing.image_size)?;
         Ok(Self {
             arch,
             preprocessing,
@@ -62,11 +62,8 @@ impl Encoder {
     /// # Errors
     /// Another dtype, and BF16 for a vision transformer.
     pub fn with_train_dtype(self, dtype: DType) -> Result<Self> {
-        match dtype {
-            DType::BF16 if matches!(self.backbone, Backbone::Vit(_)) => Err(Error::VitDType(dtype)),
-            DType::F32 | DType::BF16 => Ok(Self { train_dtype: dtype, ..self }),
-            _ => Err(Error::TrainDType(dtype)),
-        }
+        self.arch.config.check_train_dtype(dtype)?;
+        Ok(Self { train_dtype: dtype, ..self })
     }
 
     /// Another encoder with the same values, in memory of its own.
@@ -122,11 +119,6 @@ impl Encoder {
         let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
         let x = if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x };
         self.backbone.forward(&x, mode, groups)
-    }
-
-    /// The network alone.
-    pub fn backbone(&self) -> &Backbone {
-        &self.backbone
     }
 
     /// The architecture.

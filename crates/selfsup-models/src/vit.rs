@@ -89,11 +89,6 @@ impl VisionTransformer {
         Ok(Self { config: *config, patch_weight, patch_bias, class_token, positions, blocks, norm })
     }
 
-    /// Side of a patch, in pixels.
-    pub fn patch(&self) -> usize {
-        self.config.patch
-    }
-
     /// Images, normalised, whose sides are multiples of the patch's, to features: the class token behind the last normalisation.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let VitConfig { patch, width: d, heads, .. } = self.config;

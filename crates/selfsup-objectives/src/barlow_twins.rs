@@ -2,7 +2,7 @@
 //!
 //! Letters: n images, d embedding width, λ the weight of what is off the diagonal.
 
-use crate::embeddings::check_pair;
+use crate::embeddings::check_batch;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
@@ -24,14 +24,7 @@ const EPS: f64 = 1e-5;
 ///
 /// Errors: shapes or dtypes that differ, fewer than two rows, d of 0, a λ that is negative or not finite.
 pub fn barlow_twins(z1: &Tensor, z2: &Tensor, lambda: f64) -> Result<Tensor> {
-    let (n, d) = check_pair(z1, z2)?;
-    if n < 2 {
-        return Err(Error::Shape {
-            what: "z1",
-            expected: "[n, d] with n ≥ 2".into(),
-            got: z1.dims().to_vec(),
-        });
-    }
+    let (n, d) = check_batch(z1, z2)?;
     if !(lambda.is_finite() && lambda >= 0.0) {
         return Err(Error::Value { name: "lambda", expected: "finite and 0 or more", got: lambda });
     }

@@ -31,6 +31,19 @@ pub(crate) fn check_pair(z1: &Tensor, z2: &Tensor) -> Result<(usize, usize)> {
     Ok(dims)
 }
 
+/// The same of at least two images, whose statistics are taken.
+pub(crate) fn check_batch(z1: &Tensor, z2: &Tensor) -> Result<(usize, usize)> {
+    let dims = check_pair(z1, z2)?;
+    if dims.0 < 2 {
+        return Err(Error::Shape {
+            what: "z1",
+            expected: "[n, d] with n ≥ 2".into(),
+            got: z1.dims().to_vec(),
+        });
+    }
+    Ok(dims)
+}
+
 /// The values in f64, row by row.
 pub(crate) fn values(z: &Tensor) -> Result<Vec<f64>> {
     let values: Vec<f64> = z.detach().flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;

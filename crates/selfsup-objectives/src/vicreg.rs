@@ -2,7 +2,7 @@
 //!
 //! Letters: n images, d embedding width.
 
-use crate::embeddings::check_pair;
+use crate::embeddings::check_batch;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -44,14 +44,7 @@ impl Default for VicRegWeights {
 ///
 /// Errors: shapes or dtypes that differ, fewer than two rows, d of 0, a weight that is negative or not finite.
 pub fn vicreg(z1: &Tensor, z2: &Tensor, weights: VicRegWeights) -> Result<Tensor> {
-    let (n, d) = check_pair(z1, z2)?;
-    if n < 2 {
-        return Err(Error::Shape {
-            what: "z1",
-            expected: "[n, d] with n ≥ 2".into(),
-            got: z1.dims().to_vec(),
-        });
-    }
+    let (n, d) = check_batch(z1, z2)?;
     weights.validate()?;
     let VicRegWeights { invariance, variance, covariance } = weights;
     let off_diagonal = (1.0 - Tensor::eye(d, DType::F64, z1.device())?)?.to_dtype(z1.dtype())?;

@@ -143,7 +143,6 @@ impl PretrainConfig {
         if self.seed > i64::MAX as u64 {
             return Err(Error::Config(format!("seed must be at most {}, got {}", i64::MAX, self.seed)));
         }
-        self.train_dtype()?;
         if !(self.clip_grad_norm >= 0.0 && self.clip_grad_norm.is_finite()) {
             let got = self.clip_grad_norm;
             return Err(Error::Config(format!("clip_grad_norm must be 0 (no limit) or more, got {got}")));
@@ -152,7 +151,9 @@ impl PretrainConfig {
         if !mean.iter().all(|m| m.is_finite()) || !std.iter().all(|s| s.is_finite() && *s > 0.0) {
             return Err(Error::Config("normalization: mean must be finite and std positive".into()));
         }
-        selfsup_models::arch(&self.arch)?;
+        let network = &selfsup_models::arch(&self.arch)?.config;
+        network.check_side(self.image_size)?;
+        network.check_train_dtype(self.train_dtype()?)?;
         self.method.validate(Sizes { image: self.image_size, batch: self.batch_size })?;
         self.optimizer.validate()?;
         self.schedule.validate()?;

@@ -3,15 +3,11 @@
 //! Zbontar, Jing, Misra, LeCun & Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", arXiv:2103.03230,
 //! algorithm 1.
 
-use super::branch::Branch;
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::{Joint, Loss, TwoViews};
+use super::{Method, MethodInfo, Prepare, Settings, Sizes, validate_views};
 use crate::{Error, Result};
-use candle_core::Tensor;
 use selfsup_augment::Pipeline;
-use selfsup_models::params::Params;
-use selfsup_models::{Encoder, Mode, ProjectorConfig};
+use selfsup_models::{Encoder, ProjectorConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -50,43 +46,8 @@ impl Settings for BarlowTwinsConfig {
     }
 
     fn build(&self, encoder: Encoder, seed: u64) -> Result<Box<dyn Method>> {
-        Ok(Box::new(BarlowTwins::new(self, encoder, seed)?))
-    }
-}
-
-/// Barlow Twins with its model.
-pub struct BarlowTwins {
-    lambda: f64,
-    prepare: Arc<dyn Prepare>,
-    branch: Branch,
-}
-
-impl BarlowTwins {
-    /// Puts a projector, drawn from `seed`, on an encoder.
-    pub fn new(config: &BarlowTwinsConfig, encoder: Encoder, seed: u64) -> Result<Self> {
-        let branch = Branch::new(encoder, &config.projector, seed)?;
-        Ok(Self { lambda: config.lambda, prepare: config.prepare()?, branch })
-    }
-}
-
-impl Method for BarlowTwins {
-    fn prepare(&self) -> Arc<dyn Prepare> {
-        self.prepare.clone()
-    }
-
-    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
-        let z1 = self.branch.forward(&views[0], Mode::Train, 1)?;
-        let z2 = self.branch.forward(&views[1], Mode::Train, 1)?;
-        let loss = selfsup_objectives::barlow_twins(&z1, &z2, self.lambda)?;
-        let metrics: Metrics = Box::new(|| Ok(Vec::new()));
-        Ok(StepOutput { loss, embeddings: z1.detach(), metrics })
-    }
-
-    fn encoder(&self) -> &Encoder {
-        &self.branch.encoder
-    }
-
-    fn tensors(&self) -> Params {
-        self.branch.tensors("", true).into()
+        let lambda = self.lambda;
+        let loss: Loss = Box::new(move |z1, z2| Ok(selfsup_objectives::barlow_twins(z1, z2, lambda)?));
+        Ok(Box::new(Joint::new(&self.augmentation, &self.projector, encoder, seed, loss)?))
     }
 }

@@ -1,10 +1,10 @@
-//! An encoder with its head, which most methods have one or two of.
+//! An encoder with its head, which most methods have one or two of, how one follows another, and predictors.
 
 use super::Progress;
 use crate::Result;
 use candle_core::Tensor;
 use selfsup_models::params::{NamedTensor, ParamBuilder, Params};
-use selfsup_models::{Encoder, Mode, Projector, ProjectorConfig};
+use selfsup_models::{Encoder, HeadNorm, Mode, Projector, ProjectorConfig};
 use selfsup_optim::momentum_update;
 
 /// f and g: views to embeddings.
@@ -33,6 +33,13 @@ impl Head {
         let build = ParamBuilder::new(seed, encoder.device());
         let projector = Projector::new(feature_dim, config, &build.part(name))?;
         Ok(Self { config: config.clone(), feature_dim, projector, params: build.finish() })
+    }
+
+    /// A predictor of a branch's embeddings: an MLP with one normalised hidden layer, as wide out as in.
+    pub fn predictor(branch: &Branch, hidden_dim: usize, seed: u64) -> Result<Self> {
+        let width = branch.embedding_dim();
+        let config = ProjectorConfig { layers: 2, hidden_dim, out_dim: width, batch_norm: HeadNorm::Hidden };
+        Self::new("predictor", &config, width, &branch.encoder, seed)
     }
 
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -5,10 +5,8 @@
 //! update the copy moves: ξ ← τ·ξ + (1 − τ)·θ, τ going to 1 by half a cosine.
 
 use super::branch::{Branch, Head, momentum_at};
-use super::simsiam::predictor;
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::TwoViews;
+use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use selfsup_augment::Pipeline;
@@ -73,7 +71,7 @@ impl Byol {
     /// Puts a projector and a predictor, drawn from `seed`, on an encoder; copies encoder and projector.
     pub fn new(config: &ByolConfig, encoder: Encoder, seed: u64) -> Result<Self> {
         let online = Branch::new(encoder, &config.projector, seed)?;
-        let predictor = predictor(&online, config.predictor_hidden_dim, seed)?;
+        let predictor = Head::predictor(&online, config.predictor_hidden_dim, seed)?;
         let target = online.copy()?;
         Ok(Self { prepare: config.prepare()?, config: config.clone(), online, predictor, target })
     }

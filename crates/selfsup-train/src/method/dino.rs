@@ -207,7 +207,7 @@ impl Dino {
     /// Puts a head, drawn from `seed`, on an encoder; copies both.
     pub fn new(config: &DinoConfig, encoder: Encoder, seed: u64) -> Result<Self> {
         if let Some(side) = config.local_augmentation.output_size() {
-            encoder.backbone().check_side(side as usize)?;
+            encoder.arch().config.check_side(side as usize)?;
         }
         let head = || Head::new(config, encoder.feature_dim(), &encoder, seed);
         let (student_head, teacher_head) = (head()?, head()?);

@@ -13,9 +13,8 @@
 //! device, and the keys are permuted before they are encoded and put back behind.
 
 use super::branch::{Branch, momentum_at};
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::TwoViews;
+use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use selfsup_augment::Pipeline;

@@ -10,15 +10,16 @@ mod dino;
 mod moco;
 mod simclr;
 mod simsiam;
+mod two_views;
 mod vicreg;
 
-pub use barlow_twins::{BarlowTwins, BarlowTwinsConfig};
+pub use barlow_twins::BarlowTwinsConfig;
 pub use byol::{Byol, ByolConfig};
 pub use dino::{Dino, DinoConfig};
 pub use moco::{Moco, MocoConfig};
 pub use simclr::{SimClr, SimClrConfig};
 pub use simsiam::{SimSiam, SimSiamConfig};
-pub use vicreg::{VicReg, VicRegConfig};
+pub use vicreg::VicRegConfig;
 
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -38,19 +39,6 @@ pub trait Prepare: Send + Sync {
     /// Makes the views. `rng(v)` is the generator of view v of this sample in this epoch: nothing else may be
     /// drawn from, so that a view does not depend on the worker or the order.
     fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>>;
-}
-
-/// Draws two views of an image from one pipeline.
-struct TwoViews(Pipeline);
-
-impl Prepare for TwoViews {
-    fn view_names(&self) -> &[&'static str] {
-        &["view 1", "view 2"]
-    }
-
-    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>> {
-        (0..2).map(|v| Ok(self.0.apply(image, &mut rng(v))?)).collect()
-    }
 }
 
 /// How far a run is.
@@ -123,10 +111,10 @@ pub enum MethodConfig {
     /// [`SimSiam`].
     #[serde(rename = "simsiam")]
     SimSiam(SimSiamConfig),
-    /// [`BarlowTwins`].
+    /// Barlow Twins.
     #[serde(rename = "barlow-twins")]
     BarlowTwins(BarlowTwinsConfig),
-    /// [`VicReg`].
+    /// VICReg.
     #[serde(rename = "vicreg")]
     VicReg(VicRegConfig),
     /// [`Dino`].

@@ -6,9 +6,8 @@
 //! paper: batch normalisation sees them together.
 
 use super::branch::Branch;
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::TwoViews;
+use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use selfsup_augment::Pipeline;

@@ -6,14 +6,13 @@
 //! rate fixed while the others' falls; here it falls with them.
 
 use super::branch::{Branch, Head};
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::TwoViews;
+use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
 use crate::Result;
 use candle_core::Tensor;
 use selfsup_augment::Pipeline;
 use selfsup_models::params::Params;
-use selfsup_models::{Encoder, HeadNorm, Mode, ProjectorConfig};
+use selfsup_models::{Encoder, Mode, ProjectorConfig};
 use selfsup_objectives::negative_cosine;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -53,13 +52,6 @@ impl Settings for SimSiamConfig {
     }
 }
 
-/// A predictor h: an MLP with one normalised hidden layer, as wide out as in.
-pub(super) fn predictor(branch: &Branch, hidden_dim: usize, seed: u64) -> Result<Head> {
-    let width = branch.embedding_dim();
-    let config = ProjectorConfig { layers: 2, hidden_dim, out_dim: width, batch_norm: HeadNorm::Hidden };
-    Head::new("predictor", &config, width, &branch.encoder, seed)
-}
-
 /// SimSiam with its model.
 pub struct SimSiam {
     prepare: Arc<dyn Prepare>,
@@ -71,7 +63,7 @@ impl SimSiam {
     /// Puts a projector and a predictor, drawn from `seed`, on an encoder.
     pub fn new(config: &SimSiamConfig, encoder: Encoder, seed: u64) -> Result<Self> {
         let branch = Branch::new(encoder, &config.projector, seed)?;
-        let predictor = predictor(&branch, config.predictor_hidden_dim, seed)?;
+        let predictor = Head::predictor(&branch, config.predictor_hidden_dim, seed)?;
         Ok(Self { prepare: config.prepare()?, branch, predictor })
     }
 }

@@ -3,15 +3,11 @@
 //! Bardes, Ponce & LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning",
 //! arXiv:2105.04906, algorithm 1.
 
-use super::branch::Branch;
-use super::{
-    Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, TwoViews, validate_views,
-};
+use super::two_views::{Joint, Loss, TwoViews};
+use super::{Method, MethodInfo, Prepare, Settings, Sizes, validate_views};
 use crate::{Error, Result};
-use candle_core::Tensor;
 use selfsup_augment::Pipeline;
-use selfsup_models::params::Params;
-use selfsup_models::{Encoder, Mode, ProjectorConfig};
+use selfsup_models::{Encoder, ProjectorConfig};
 use selfsup_objectives::VicRegWeights;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -59,43 +55,8 @@ impl Settings for VicRegConfig {
     }
 
     fn build(&self, encoder: Encoder, seed: u64) -> Result<Box<dyn Method>> {
-        Ok(Box::new(VicReg::new(self, encoder, seed)?))
-    }
-}
-
-/// VICReg with its model.
-pub struct VicReg {
-    weights: VicRegWeights,
-    prepare: Arc<dyn Prepare>,
-    branch: Branch,
-}
-
-impl VicReg {
-    /// Puts a projector, drawn from `seed`, on an encoder.
-    pub fn new(config: &VicRegConfig, encoder: Encoder, seed: u64) -> Result<Self> {
-        let branch = Branch::new(encoder, &config.projector, seed)?;
-        Ok(Self { weights: config.weights(), prepare: config.prepare()?, branch })
-    }
-}
-
-impl Method for VicReg {
-    fn prepare(&self) -> Arc<dyn Prepare> {
-        self.prepare.clone()
-    }
-
-    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
-        let z1 = self.branch.forward(&views[0], Mode::Train, 1)?;
-        let z2 = self.branch.forward(&views[1], Mode::Train, 1)?;
-        let loss = selfsup_objectives::vicreg(&z1, &z2, self.weights)?;
-        let metrics: Metrics = Box::new(|| Ok(Vec::new()));
-        Ok(StepOutput { loss, embeddings: z1.detach(), metrics })
-    }
-
-    fn encoder(&self) -> &Encoder {
-        &self.branch.encoder
-    }
-
-    fn tensors(&self) -> Params {
-        self.branch.tensors("", true).into()
+        let weights = self.weights();
+        let loss: Loss = Box::new(move |z1, z2| Ok(selfsup_objectives::vicreg(z1, z2, weights)?));
+        Ok(Box::new(Joint::new(&self.augmentation, &self.projector, encoder, seed, loss)?))
     }
 }

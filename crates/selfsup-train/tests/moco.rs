@@ -186,17 +186,36 @@ fn the_queue_turns_and_the_key_encoder_follows() {
     );
 }
 
-/// A network that told the key by the statistics it shares with the query would have it easier without the shuffle.
 #[test]
-fn the_shuffle_changes_who_shares_statistics_and_nothing_else() {
-    let losses = |settings: &[&str]| {
-        let mut run = build(&config(settings));
-        step(&mut run, 0)
+fn groups_have_statistics_of_their_own() {
+    let loss = |groups: &str| step(&mut build(&config(&[groups])), 0);
+    let (whole, grouped) = (loss("method.bn_groups=1"), loss("method.bn_groups=4"));
+    assert!((whole - grouped).abs() > 1e-4, "{whole} and {grouped}");
+}
+
+/// Both directions' mean; the keys of both views enter the queue, the first view's first.
+#[test]
+fn the_symmetric_loss_is_the_mean_of_both_directions() {
+    let settings = ["method.bn_groups=1", "method.symmetric=true"];
+    let of = |settings: &[&str], views: [usize; 2]| {
+        let (mut method, ..) = build(&config(settings));
+        let at = Progress { step: 0, total: 10 };
+        let loss = method.step(&views.map(|v| view(0, v)), at).unwrap().loss;
+        method.after_update(at).unwrap();
+        (
+            f64::from(loss.to_scalar::<f32>().unwrap()),
+            tensors(method.as_ref())["queue"].to_vec2::<f32>().unwrap(),
+        )
     };
-    // One group: the order within it changes nothing but the last bits.
-    let whole = losses(&["method.bn_groups=1"]);
-    let grouped = losses(&["method.bn_groups=4"]);
-    assert!((whole - grouped).abs() > 1e-4, "{whole} and {grouped}: groups have statistics of their own");
+    let (both, queue) = of(&settings, [1, 2]);
+    let (first, of_second) = of(&settings[..1], [1, 2]);
+    let (second, of_first) = of(&settings[..1], [2, 1]);
+    assert!((first - second).abs() > 1e-4, "the directions can be told apart");
+    assert!((both - (first + second) / 2.0).abs() < 1e-5, "{both}, {first}, {second}");
+    let near = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        a.iter().flatten().zip(b.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-4)
+    };
+    assert!(near(&queue[..8], &of_first[..8]) && near(&queue[8..], &of_second[..8]));
 }
 
 #[test]

@@ -53,6 +53,16 @@ struct SavedLayer<T> {
 }
 
 impl<T> Saved<T> {
+    /// How many numbers are kept beside the statistics.
+    #[cfg(test)]
+    pub(super) fn numbers(&self) -> usize {
+        let layer = |layer: &SavedLayer<T>| layer.input.len() + layer.z.len();
+        let block = |block: &SavedBlock<T>| {
+            block.y.len() + block.layers.iter().chain(&block.projection).map(layer).sum::<usize>()
+        };
+        self.blocks.iter().map(block).sum()
+    }
+
     /// Means and variances of all layers.
     pub(super) fn statistics(&self) -> Vec<(Vec<f64>, Vec<f64>)> {
         let layers = self.blocks.iter().flat_map(|block| block.layers.iter().chain(&block.projection));

@@ -129,6 +129,25 @@ fn gradients_are_those_of_finite_differences() {
     GradCheck::f64().check(&inputs, f).unwrap();
 }
 
+/// Frozen parameters and input: the values are the same, and nothing is kept for a backward pass.
+#[test]
+fn nothing_is_kept_where_nothing_leads_to_a_variable() {
+    let (x, params) = (random((4, 6, 5, 3), 1), params(3));
+    let network = network(&x, [4, 6, 5, 3], &blocks(3, &params), norm(1)).unwrap();
+    let numbers: Vec<Vec<f64>> = params.iter().map(crate::testing::values).collect();
+    let slices: Vec<&[f64]> = numbers.iter().map(Vec::as_slice).collect();
+    let (y, kept) = network.forward(&crate::testing::values(&x), &slices, true);
+    let (silent, left) = network.forward(&crate::testing::values(&x), &slices, false);
+    assert_eq!(y, silent);
+    assert!(
+        kept.numbers() > 10 * y.len() && left.numbers() == 0,
+        "{} and {}",
+        kept.numbers(),
+        left.numbers()
+    );
+    assert_eq!(kept.statistics(), left.statistics());
+}
+
 #[test]
 fn the_running_statistics_need_what_is_told() {
     let x = random((4, 6, 5, 3), 1);

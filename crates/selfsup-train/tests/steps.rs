@@ -26,7 +26,7 @@ fn method(config: &PretrainConfig) -> Box<dyn Method> {
 }
 
 fn view(seed: usize, side: usize) -> Tensor {
-    let pixels = (0..BATCH * side * side * 3).map(|i| ((i + 7919 * seed) * 2_654_435_761 >> 9) as u8);
+    let pixels = (0..BATCH * side * side * 3).map(|i| (((i + 7919 * seed) * 2_654_435_761) >> 9) as u8);
     Tensor::from_vec(pixels.collect::<Vec<u8>>(), (BATCH, side, side, 3), &Device::Cpu).unwrap()
 }
 

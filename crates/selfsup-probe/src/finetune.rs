@@ -9,7 +9,7 @@
 use crate::error::setting;
 use crate::features::share_correct;
 use crate::protocol::{Kind, ProbeConfig, ProbeResult, check, mean_and_std};
-use crate::{ExtractConfig, Frozen, Result, extract, few_labels};
+use crate::{Error, ExtractConfig, Frozen, Result, extract, few_labels};
 use candle_core::{D, DType, Tensor, Var};
 use selfsup_augment::{HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
 use selfsup_data::{BatchLoader, Dataset, LoaderConfig, Order, SampleKey, Source};
@@ -222,6 +222,7 @@ pub fn fit(
     let order = Order::Shuffled { first_epoch: 0, first_batch: 0 };
     let batches = BatchLoader::new(Arc::new(data.clone()), loader, order, Arc::new(view));
     let (steps, schedule) = (config.steps(data.len()), Schedule::cosine(0.0));
+    let mut checked = false;
     for (step, batch) in batches.take(steps).enumerate() {
         let batch = batch?;
         let n = batch.indices.len();
@@ -235,8 +236,9 @@ pub fn fit(
         let logits = linear(&features, &weight, Some(&bias), Activation::None)?;
         let loss = log_softmax(&logits)?.gather(&labels, 1)?.mean_all()?.neg()?;
         let grads = loss.backward()?;
-        if step == 0 {
+        if !checked {
             check_gradients(&grads, &all)?;
+            checked = true;
         }
         optimizer.step(&grads, config.head_lr * schedule.factor(step as u64, steps as u64, 1))?;
         stepped();
@@ -251,6 +253,9 @@ impl Finetuned {
         let frozen = Frozen::Encoder(self.encoder.clone());
         let features = extract(&frozen, Arc::new(data.clone()), &config, &mut |_| ())?;
         let n = features.labels.len();
+        if n == 0 {
+            return Err(Error::Empty { part: "test".into(), reason: "no image could be decoded".into() });
+        }
         let x = Tensor::from_vec(features.values, (n, features.dim), self.encoder.device())?;
         let (weight, bias) = (self.weight.as_detached_tensor(), self.bias.as_detached_tensor());
         let predicted =

@@ -13,7 +13,7 @@ use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between two looks at a child's memory.
 const LOOK: Duration = Duration::from_millis(20);
@@ -97,7 +97,8 @@ impl Setting<'_> {
             Run::Train { method, .. } => {
                 let run = folder.join("run");
                 let trained = train(method, config, &folder, &run, self.extract.quiet)?;
-                let encoder = Encoder::load(&run.join("encoder.safetensors"), &Device::Cpu)?;
+                let device = selfsup_train::device(&config.device)?;
+                let encoder = Encoder::load(&run.join("encoder.safetensors"), &device)?;
                 (Frozen::Encoder(encoder), Some((run, trained)))
             }
         };
@@ -111,9 +112,18 @@ impl Setting<'_> {
             _ => None,
         };
         let (views, seconds, peak_bytes) = match &trained {
-            Some((run, (seconds, peak))) => {
-                let steps = metrics::read(&run.join("metrics.jsonl"))?.last().map_or(0, |record| record.step);
-                (2 * steps * config.batch_size as u64, *seconds, *peak)
+            Some((run, peak)) => {
+                let records = metrics::read(&run.join("metrics.jsonl"))?;
+                let steps = records.last().map_or(0, |record| record.step);
+                // By the records, so that a run that was cut has all of its time.
+                let mut before = 0;
+                let mut seconds = 0.0;
+                for record in &records {
+                    let images = (record.step - before) * config.batch_size as u64;
+                    seconds += images as f64 / record.samples_per_s;
+                    before = record.step;
+                }
+                (2 * steps * config.batch_size as u64, seconds, *peak)
             }
             None => (0, 0.0, None),
         };
@@ -158,14 +168,14 @@ impl Setting<'_> {
     }
 }
 
-/// Pretrains in a process of its own, whose memory is the row's alone; seconds and peak. A run that was cut off goes on.
+/// Pretrains in a process of its own, whose memory is the row's alone, and returns its peak. A run that was cut off goes on.
 fn train(
     method: &str,
     config: &PretrainConfig,
     folder: &Path,
     run: &Path,
     quiet: bool,
-) -> Result<(f64, Option<u64>)> {
+) -> Result<Option<u64>> {
     let settings = folder.join("settings.toml");
     std::fs::write(&settings, config.to_toml())
         .with_context(|| format!("cannot write {}", settings.display()))?;
@@ -182,7 +192,6 @@ fn train(
     if quiet {
         command.arg("--quiet");
     }
-    let start = Instant::now();
     let mut child = command.spawn().context("cannot start the training")?;
     let mut peak = None;
     let status = loop {
@@ -193,7 +202,7 @@ fn train(
         std::thread::sleep(LOOK);
     };
     match status.code() {
-        Some(0) => Ok((start.elapsed().as_secs_f64(), peak)),
+        Some(0) => Ok(peak),
         Some(130) => Err(Failure::Interrupted("interrupted; the same command goes on from there".into())),
         _ => Err(anyhow!("the training ended with {status}").into()),
     }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use serde::Serialize;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 /// selfsup beside PyTorch on one machine.
@@ -21,6 +21,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Fail if a fast path is not clearly faster than the plain one. Needs no Python.
     Guard(GuardArgs),
+    /// Pretrain with ours and with lightly in turn: kNN accuracy against wall time.
+    Race(RaceArgs),
 }
 
 /// How PyTorch runs the same work.
@@ -88,6 +90,58 @@ pub struct GuardArgs {
     /// Rounds a check; the shortest time of each side counts.
     #[arg(long, default_value = "5")]
     pub rounds: NonZeroUsize,
+}
+
+/// Options of `race`.
+#[derive(Debug, Args)]
+pub struct RaceArgs {
+    /// Labelled images, all of one size.
+    #[arg(long, value_name = "SRC")]
+    pub data: String,
+    /// Where the runs, race.md, race.json and race.svg go; what is done there is not done again.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What is trained.
+    #[arg(long, value_delimiter = ',', default_value = "simclr,moco-v2")]
+    pub methods: Vec<String>,
+    /// The encoder: resnet10-mini or resnet18-cifar.
+    #[arg(long, default_value = "resnet10-mini")]
+    pub arch: String,
+    /// Passes over the images.
+    #[arg(long, default_value = "4", value_parser = value_parser!(u64).range(1..))]
+    pub epochs: u64,
+    /// Runs of each side of each method.
+    #[arg(long, default_value = "3", value_parser = value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Points of a curve.
+    #[arg(long, default_value = "4")]
+    pub checkpoints: NonZeroU64,
+    /// A setting over the defaults of both sides, as `selfsup pretrain --set` takes it. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// The Python that has torch and lightly.
+    #[arg(long, default_value = "python3", value_name = "PATH")]
+    pub python: PathBuf,
+    /// Our program; the one beside this if not given.
+    #[arg(long, value_name = "PATH")]
+    pub selfsup: Option<PathBuf>,
+}
+
+impl RaceArgs {
+    /// Our program, which must be there.
+    pub fn selfsup(&self) -> anyhow::Result<PathBuf> {
+        let path = match &self.selfsup {
+            Some(path) => path.clone(),
+            None => {
+                std::env::current_exe()?.with_file_name(format!("selfsup{}", std::env::consts::EXE_SUFFIX))
+            }
+        };
+        if !path.is_file() {
+            let build = "cargo build --release -p selfsup-cli";
+            return Err(Usage(format!("no program at {}; `{build}` makes it", path.display())).into());
+        }
+        Ok(path)
+    }
 }
 
 /// An error of the user's: status 2.

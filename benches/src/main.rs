@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p selfsup-bench -- compare     ours and PyTorch's in turn: a table, JSON, a roofline
 //! cargo run --release -p selfsup-bench -- guard       fast paths against plain ones, without Python
+//! cargo run --release -p selfsup-bench -- race        pretraining, ours and lightly's in turn: accuracy against time
 //! cargo bench -p selfsup-bench [--bench NAME]         criterion over the crates
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! | `peak` | what the machine can do |
 //! | `report` | text, Markdown, JSON, roofline |
 //! | `guard` | what CI runs |
+//! | `race` | whole pretrainings; `peers/pretrain.py` |
 //!
 //! Exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted; what was measured is reported then too.
 
@@ -30,6 +32,7 @@ mod interrupt;
 mod machine;
 mod memory;
 mod peak;
+mod race;
 mod report;
 mod statistics;
 mod worker;
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Compare(args) => compare::run(&args),
         Command::Guard(args) => guard::run(&args),
+        Command::Race(args) => race::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -2,9 +2,9 @@
 
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Metadata, SafeTensors};
+use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// The content of a safetensors file.
@@ -35,15 +35,25 @@ pub fn read(path: &Path, device: &Device) -> Result<WeightFile> {
 
 /// Writes a file beside its place, syncs it and renames it over: a reader sees the old file or the whole new
 /// one, and a failure (a full disk, say) leaves the old one as it was.
+///
+/// One tensor at a time is turned into bytes: the file is never in memory as a whole.
 pub fn write(path: &Path, file: &WeightFile) -> Result<()> {
     let io = |source| Error::Io { path: path.to_owned(), source };
-    let tensors: BTreeMap<&str, &Tensor> = file.tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    let bytes = safetensors::serialize(tensors, None)
+    let mut tensors: Vec<(&String, &Tensor)> = file.tensors.iter().collect();
+    // The format's own order: the widest numbers first, so that each is aligned, then by name.
+    tensors.sort_by(|(a, x), (b, y)| View::dtype(y).cmp(&View::dtype(x)).then(a.cmp(b)));
+    let header = header(&tensors, &file.metadata)
         .map_err(|source| Error::SafeTensors { path: path.to_owned(), source })?;
-    let (header, data) = with_metadata(&bytes, &file.metadata);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(io)?;
-    temporary.write_all(&header).and_then(|()| temporary.write_all(data)).map_err(io)?;
+    {
+        let mut out = BufWriter::new(&mut temporary);
+        out.write_all(&header).map_err(io)?;
+        for (_, tensor) in &tensors {
+            out.write_all(&View::data(tensor)).map_err(io)?;
+        }
+        out.flush().map_err(io)?;
+    }
     temporary.as_file().sync_all().map_err(io)?;
     // Temporary files are private; a result is readable as any other file is.
     #[cfg(unix)]
@@ -56,18 +66,31 @@ pub fn write(path: &Path, file: &WeightFile) -> Result<()> {
     Ok(())
 }
 
-/// A serialised file's new header, with the metadata put in front in sorted order, and its untouched data.
-/// (The safetensors crate keeps metadata in a hash map and would write it in another order each time.)
-fn with_metadata<'a>(bytes: &'a [u8], metadata: &BTreeMap<String, String>) -> (Vec<u8>, &'a [u8]) {
-    const LENGTH: usize = 8; // a little-endian u64 comes before the JSON header
-    let length = u64::from_le_bytes(bytes[..LENGTH].try_into().expect("eight bytes")) as usize;
-    let json = std::str::from_utf8(&bytes[LENGTH..LENGTH + length]).expect("JSON is UTF-8").trim_end();
-    let metadata = serde_json::to_string(metadata).expect("strings always serialise");
-    let comma = if json == "{}" { "" } else { "," };
-    let mut json = format!("{{\"__metadata__\":{metadata}{comma}{}", &json[1..]);
+/// What stands before the data: the length of the JSON, and the JSON, with the metadata in front in sorted order. (The
+/// safetensors crate keeps metadata in a hash map and would write it in another order each time.)
+fn header(
+    tensors: &[(&String, &Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> std::result::Result<Vec<u8>, SafeTensorError> {
+    const LENGTH: usize = 8; // a little-endian u64 comes before the JSON
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, tensor)| {
+        let start = end;
+        end += View::data_len(tensor);
+        let info = TensorInfo {
+            dtype: View::dtype(tensor),
+            shape: tensor.dims().to_vec(),
+            data_offsets: (start, end),
+        };
+        ((*name).clone(), info)
+    });
+    let infos = serde_json::to_string(&Metadata::new(None, infos.collect())?)?;
+    let metadata = serde_json::to_string(metadata)?;
+    let comma = if infos == "{}" { "" } else { "," };
+    let mut json = format!("{{\"__metadata__\":{metadata}{comma}{}", &infos[1..]);
     // The data must begin at a multiple of eight bytes; the format pads with spaces.
     json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(LENGTH) - json.len()));
     let mut header = (json.len() as u64).to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());
-    (header, &bytes[LENGTH + length..])
+    Ok(header)
 }

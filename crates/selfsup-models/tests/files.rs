@@ -136,3 +136,42 @@ fn a_failed_write_leaves_the_old_file() {
     assert!(untrained(0).save(&taken, &BTreeMap::new()).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn the_bytes_are_those_of_the_safetensors_crate_with_the_metadata_in_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("all.safetensors");
+    let numbers = Tensor::arange(0f32, 6f32, &Device::Cpu).unwrap();
+    let of = |shape: &[usize], dtype| numbers.reshape(shape).unwrap().to_dtype(dtype).unwrap();
+    let tensors: HashMap<String, Tensor> = [
+        ("z.wide", of(&[2, 3], DType::F32)),
+        ("a.narrow", of(&[6], DType::U8)),
+        ("b.turned", of(&[2, 3], DType::BF16).t().unwrap()),
+        ("a.whole", of(&[6, 1], DType::I64)),
+        ("scalar", Tensor::new(7i64, &Device::Cpu).unwrap()),
+        ("none", Tensor::zeros((0, 4), DType::F32, &Device::Cpu).unwrap()),
+    ]
+    .map(|(name, t)| (name.to_owned(), t))
+    .into();
+    let metadata = BTreeMap::from([("b", "2"), ("a", "\"1\"")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    weights::write(&path, &WeightFile { tensors: tensors.clone(), metadata: metadata.clone() }).unwrap();
+    let ours = std::fs::read(&path).unwrap();
+    let theirs = safetensors::serialize(&tensors, None).unwrap();
+    let split = |bytes: &[u8]| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(length % 8, 0);
+        let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        (json, bytes[8 + length..].to_vec())
+    };
+    let ((mut header, data), (expected_header, expected_data)) = (split(&ours), split(&theirs));
+    let own = header.as_object_mut().unwrap().remove("__metadata__").unwrap();
+    assert_eq!(own, serde_json::json!({"a": "\"1\"", "b": "2"}));
+    assert_eq!((header, data), (expected_header, expected_data));
+    assert!(ours[8..].starts_with(br#"{"__metadata__":{"a":"\"1\"","b":"2"},"#));
+    let read = weights::read(&path, &Device::Cpu).unwrap();
+    assert_eq!(read.metadata, metadata);
+    assert_eq!(
+        read.tensors["b.turned"].to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()[2],
+        [2.0, 5.0]
+    );
+}

@@ -81,10 +81,16 @@ fn panel(report: &Report, method: &str, area: &Area) -> Drawn {
         }
         if let Some(last) = curve.last() {
             let (x, y) = chart.backend_coord(last);
-            let style = (FONT, 15).into_font().color(&colour).pos(Pos::new(HPos::Right, VPos::Top));
+            // Beside the last marker where there is room, otherwise below it.
+            let (pos, at) = if last.0 < 0.8 * longest {
+                (Pos::new(HPos::Left, VPos::Center), (x + 12, y))
+            } else {
+                (Pos::new(HPos::Right, VPos::Top), (x, y + 12))
+            };
+            let style = (FONT, 15).into_font().color(&colour).pos(pos);
             // Absolute places are the whole picture's; the area's own begin at its corner.
             let (left, top) = area.get_base_pixel();
-            area.draw_text(side.name(), &style, (x - left, y - top + 12))?;
+            area.draw_text(side.name(), &style, (at.0 - left, at.1 - top))?;
         }
     }
     Ok(())

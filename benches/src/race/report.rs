@@ -75,18 +75,19 @@ impl Report {
         })
     }
 
-    /// The share of the peer's time in which ours is at the accuracy that the peer ends with, by the curves of the means;
-    /// None if it never is.
+    /// The share of the peer's time in which ours is at the accuracy that the peer ends with, less its standard deviation over seeds, by
+    /// the curves of the means; None if it never is.
     fn share_to_the_peers_end(&self, method: &str) -> Option<f64> {
-        let peer = *self.curve(method, Side::Lightly).last()?;
-        Some(reaches(&self.curve(method, Side::Selfsup), peer.1)? / peer.0)
+        let (mean, spread) = self.end(method, Side::Lightly)?.knn;
+        let time = |side| reaches(&self.curve(method, side), mean - spread);
+        Some(time(Side::Selfsup)? / time(Side::Lightly)?)
     }
 
     /// The table.
     pub fn markdown(&self) -> String {
         let mut text = String::from(
             "| method | side | kNN at the end, % | views | seconds | times as fast, by seed | \
-             of the peer's time to its accuracy |\n|---|---|--:|--:|--:|--:|--:|\n",
+             of the peer's time to its accuracy less its spread |\n|---|---|--:|--:|--:|--:|--:|\n",
         );
         for method in &self.methods {
             for side in Side::BOTH {

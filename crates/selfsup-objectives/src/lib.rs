@@ -27,13 +27,20 @@
 //! | [`barlow_twins`] | Barlow Twins' loss |
 //! | [`vicreg`] | VICReg's loss |
 //! | [`dino`](fn@dino) | DINO's loss |
+//! | [`cross_entropy`](fn@cross_entropy), [`accuracy`] | the loss of a classification, and how often it is right |
+//! | [`colorization`](fn@colorization), [`ab_bins`](fn@ab_bins), [`annealed_mean`] | colours as classes: loss, classes, and back |
+//! | [`weighted_l2`], [`psnr`], [`binary_cross_entropy`] | pictures against the truth, and against an adversary |
+//! | [`distant_permutations`] | the classes of the jigsaw task |
 //! | [`contrastive_accuracy`], [`queue_accuracy`] | how often the positive is the nearest of all |
 //! | [`embedding_std`] | whether the embeddings spread |
 //! | [`effective_rank`] | over how many directions they spread |
 #![forbid(unsafe_code)]
 
+mod ab_bins;
 mod barlow_twins;
+mod colorization;
 mod contrastive_accuracy;
+mod cross_entropy;
 mod dino;
 mod effective_rank;
 mod eigenvalues;
@@ -43,10 +50,15 @@ mod error;
 mod info_nce_queue;
 mod negative_cosine;
 mod nt_xent;
+mod permutations;
+mod reconstruction;
 mod vicreg;
 
+pub use ab_bins::{SoftBins, ab_bins, count_bins, soft_bins};
 pub use barlow_twins::barlow_twins;
+pub use colorization::{annealed_mean, colorization, rebalancing_weights};
 pub use contrastive_accuracy::contrastive_accuracy;
+pub use cross_entropy::{accuracy, cross_entropy};
 pub use dino::dino;
 pub use effective_rank::effective_rank;
 pub use embedding_std::embedding_std;
@@ -54,4 +66,6 @@ pub use error::{Error, Result};
 pub use info_nce_queue::{info_nce_queue, queue_accuracy};
 pub use negative_cosine::negative_cosine;
 pub use nt_xent::{MIN_TEMPERATURE, nt_xent, validate_temperature};
+pub use permutations::{Permutation, TILES, distant_permutations, hamming_distance};
+pub use reconstruction::{binary_cross_entropy, psnr, weighted_l2};
 pub use vicreg::{VicRegWeights, vicreg};

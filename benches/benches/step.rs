@@ -19,7 +19,7 @@ fn step(c: &mut Criterion) {
         .throughput(Throughput::Elements(2 * IMAGES as u64));
     for name in ["resnet10-narrow-cifar", "resnet18-cifar"] {
         let config = PretrainConfig::resolve("simclr", &[]).expect("the defaults are valid");
-        let preprocessing = Preprocessing { image_size: 28, mean: [0.5; 3], std: [0.25; 3] };
+        let preprocessing = Preprocessing::rgb(28, [0.5; 3], [0.25; 3]);
         let encoder =
             Encoder::untrained(arch(name).expect("known"), preprocessing, 0, &Device::Cpu).expect("builds");
         let mut method = config.method.build(encoder, 0).expect("builds");
@@ -31,10 +31,10 @@ fn step(c: &mut Criterion) {
         let mut optimizer = config.optimizer.build(config.optimizer.groups(params)).expect("builds");
         let pixels: Vec<u8> = (0..IMAGES * 28 * 28 * 3).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect();
         let view = Tensor::from_vec(pixels, (IMAGES, 28, 28, 3), &Device::Cpu).expect("shape");
-        let at = Progress { step: 0, total: 1 };
+        let at = Progress { step: 0, total: 1, lr: 0.1 };
         group.bench_function(name, |b| {
             b.iter(|| {
-                let out = method.step(&[view.clone(), view.clone()], at).expect("steps");
+                let out = method.step(&[view.clone(), view.clone()].into(), at).expect("steps");
                 optimizer.step(&out.loss.backward().expect("differentiates"), 1e-4).expect("updates");
             });
         });

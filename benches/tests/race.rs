@@ -33,7 +33,7 @@ impl Stage {
                 }
             }
         }
-        let preprocessing = Preprocessing { image_size: SIDE as usize, mean: [0.5; 3], std: [0.25; 3] };
+        let preprocessing = Preprocessing::rgb(SIDE as usize, [0.5; 3], [0.25; 3]);
         let encoder =
             Encoder::untrained(arch("resnet10-mini").unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
         let tensors = encoder.params().to_file().unwrap();

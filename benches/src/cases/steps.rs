@@ -63,10 +63,10 @@ fn simclr(name: &str, views: usize, side: usize, dtype: DType) -> Result<Box<dyn
         let pixels = pixels.iter().map(|x| (x * 256.0 + 128.0) as u8).collect::<Vec<u8>>();
         Tensor::from_vec(pixels, (images, side, side, 3), &Device::Cpu)
     };
-    let views = [view(0)?, view(1)?];
-    let mut at = Progress { step: 0, total: u64::MAX };
+    let batch = [view(0)?, view(1)?].into();
+    let mut at = Progress { step: 0, total: u64::MAX, lr: LR };
     Ok(Box::new(move || {
-        let out = method.step(&views, at)?;
+        let out = method.step(&batch, at)?;
         optimizer.step(&out.loss.backward()?, LR)?;
         method.after_update(at)?;
         at.step += 1;

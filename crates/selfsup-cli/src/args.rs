@@ -35,6 +35,10 @@ pub enum Command {
     Data(DataArgs),
     /// Draw what a method sees of some images
     Show(ShowArgs),
+    /// Colour images with the model of a colorization run
+    Colorize(ColorizeArgs),
+    /// Print the orders of nine tiles that the jigsaw task tells apart
+    Permutations(PermutationsArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -220,6 +224,9 @@ pub struct ProbeArgs {
     /// `all`, a number, or a share (1%) of all labels, equally many of each class; may be given again [default: all]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub labels_per_class: Vec<Labels>,
+    /// Features from behind this layer, the mean over its pixels, in place of the encoder's end; `all`, or several, are compared
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub layer: Vec<String>,
     /// A protocol by name, in place of --kind and --labels-per-class
     #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["kind", "labels_per_class"])]
     pub preset: Option<Preset>,
@@ -334,6 +341,9 @@ pub struct ShowArgs {
     /// The picture
     #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,
+    /// A run of the method: what its model makes of the images is drawn too
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "settings", "image_size"])]
+    pub run: Option<PathBuf>,
     /// How many images, each a row
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub images: u64,
@@ -352,4 +362,37 @@ pub struct ShowArgs {
     /// One setting; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
+}
+
+/// `colorize`
+#[derive(Debug, Args)]
+pub struct ColorizeArgs {
+    /// The folder of a colorization run
+    pub run: PathBuf,
+    /// Image files, and folders of images; of coloured ones only the lightness is looked at
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Where the coloured images go, as PNG
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Sharpens the predicted distributions before their mean is taken [default: the run's]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `permutations`
+#[derive(Debug, Args)]
+pub struct PermutationsArgs {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub count: usize,
+    /// A file in place of stdout
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }

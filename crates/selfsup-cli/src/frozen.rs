@@ -7,8 +7,8 @@ use crate::progress::Progress;
 use anyhow::anyhow;
 use candle_core::Device;
 use selfsup_data::{Dataset, Source};
-use selfsup_models::{Encoder, Preprocessing, arch};
-use selfsup_probe::{ExtractConfig, Features, Frozen, extract};
+use selfsup_models::{Encoder, Layer, Preprocessing, arch};
+use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +26,7 @@ pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
     if let Some(name) = text.strip_prefix("random:") {
         let arch = arch(name).or_usage()?;
         let Normalization { mean, std } = Normalization::IMAGENET;
-        let preprocessing =
-            Preprocessing { image_size: image_size.map_or(arch.image_size, |n| n as usize), mean, std };
+        let preprocessing = Preprocessing::rgb(image_size.map_or(arch.image_size, |n| n as usize), mean, std);
         return Ok(Frozen::Encoder(Encoder::untrained(arch, preprocessing, args.seed, &device).or_usage()?));
     }
     if image_size.is_some() {
@@ -56,14 +55,38 @@ pub fn file(text: &str) -> Result<PathBuf> {
 
 /// The features of every image, with progress.
 pub fn features(frozen: &Frozen, data: &Arc<Dataset>, args: &ExtractArgs, what: &str) -> Result<Features> {
+    let all = with_progress(data, args, what, |config, progress| {
+        Ok(vec![extract(frozen, data.clone(), config, progress)?])
+    })?;
+    Ok(all.into_iter().next().expect("one"))
+}
+
+/// The same behind several layers, ascending.
+pub fn layer_features(
+    encoder: &Encoder,
+    layers: &[Layer],
+    data: &Arc<Dataset>,
+    args: &ExtractArgs,
+    what: &str,
+) -> Result<Vec<Features>> {
+    with_progress(data, args, what, |config, progress| {
+        extract_layers(encoder, layers, data.clone(), config, progress)
+    })
+}
+
+fn with_progress(
+    data: &Dataset,
+    args: &ExtractArgs,
+    what: &str,
+    extract: impl FnOnce(&ExtractConfig, &mut dyn FnMut(usize)) -> selfsup_probe::Result<Vec<Features>>,
+) -> Result<Vec<Features>> {
     let config = ExtractConfig { batch_size: args.batch_size as usize, workers: args.workers, strict: false };
     let mut progress = Progress::new(what, data.len() as u64, 0, args.quiet);
-    let mut features =
-        extract(frozen, data.clone(), &config, &mut |done| progress.at(done as u64, || "images".into()))?;
-    features.source = data.name().to_owned();
+    let mut all = extract(&config, &mut |done| progress.at(done as u64, || "images".into()))?;
+    all.iter_mut().for_each(|features| features.source = data.name().to_owned());
     progress.finish();
-    for (id, why) in &features.skipped {
+    for (id, why) in &all[0].skipped {
         output::say(format_args!("skipped {id}: {why}"));
     }
-    Ok(features)
+    Ok(all)
 }

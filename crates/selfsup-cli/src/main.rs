@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Archs(args) => commands::list::archs(args),
         Command::Data(args) => commands::data::run(args),
         Command::Show(args) => commands::show::run(args),
+        Command::Colorize(args) => commands::colorize::run(args),
+        Command::Permutations(args) => commands::permutations::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "selfsup", &mut script);

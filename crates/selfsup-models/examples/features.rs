@@ -12,7 +12,7 @@ fn main() -> selfsup_models::Result<()> {
     let encoder = match std::env::args().nth(1) {
         Some(path) => Encoder::load(Path::new(&path), &Device::Cpu)?,
         None => {
-            let preprocessing = Preprocessing { image_size: 32, mean: [0.5; 3], std: [0.25; 3] };
+            let preprocessing = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
             Encoder::untrained(arch("resnet18-cifar")?, preprocessing, 0, &Device::Cpu)?
         }
     };

@@ -1,5 +1,6 @@
 //! What stands before the head: a network of one of the families.
 
+use crate::arch::nearest;
 use crate::layers::Mode;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::vit::{VisionTransformer, VitConfig};
@@ -24,6 +25,44 @@ impl Network {
         }
     }
 
+    /// The layers in order, by name and channels, see [`ResNet::layers`] and [`VisionTransformer::layers`].
+    pub fn layers(&self) -> Vec<(String, usize)> {
+        match self {
+            Network::ResNet(config) => ResNet::layers(config),
+            Network::Vit(config) => VisionTransformer::layers(config),
+        }
+    }
+
+    /// The layer of a name: one of [`Network::layers`], or the beginning of one up to a dot (`layer2`), which means the last
+    /// of these. An unknown name is an error that says the nearest.
+    pub fn layer(&self, name: &str) -> Result<Layer> {
+        let layers = self.layers();
+        let is = |layer: &str| {
+            layer.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        match layers.iter().rposition(|(layer, _)| is(layer)) {
+            Some(place) => Ok(Layer { place, channels: layers[place].1 }),
+            None => {
+                let nearest = nearest(name, layers.iter().map(|(layer, _)| &layer[..]));
+                let known = layers.into_iter().map(|(layer, _)| layer).collect();
+                Err(Error::UnknownLayer { name: name.to_owned(), nearest, known })
+            }
+        }
+    }
+
+    /// The layer before the features.
+    pub fn last_layer(&self) -> Layer {
+        Layer { place: self.layers().len() - 1, channels: self.feature_dim() }
+    }
+
+    /// Side of the map behind a layer, of square images of a side that fits.
+    pub fn map_side(&self, layer: Layer, image_side: usize) -> usize {
+        match self {
+            Network::ResNet(config) => ResNet::map_side(config, layer.place, image_side),
+            Network::Vit(VitConfig { patch, .. }) => image_side / patch,
+        }
+    }
+
     /// Fails unless square images of this side fit.
     pub fn check_side(&self, side: usize) -> Result<()> {
         match self {
@@ -41,6 +80,20 @@ impl Network {
             (Network::Vit(_), DType::BF16) => Err(Error::VitDType(dtype)),
             _ => Err(Error::TrainDType(dtype)),
         }
+    }
+}
+
+/// A place in a network, see [`Network::layer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Layer {
+    place: usize,
+    channels: usize,
+}
+
+impl Layer {
+    /// Channels c behind it.
+    pub fn channels(self) -> usize {
+        self.channels
     }
 }
 
@@ -67,6 +120,15 @@ impl Backbone {
         match self {
             Self::ResNet(network) => network.forward(x, mode, groups),
             Self::Vit(network) => network.forward(x, mode),
+        }
+    }
+
+    /// Images, normalised, to what stands behind some layers of this network, ascending: `[n, h, w, c]` f32 each.
+    pub fn maps(&self, x: &Tensor, mode: Mode, groups: usize, layers: &[Layer]) -> Result<Vec<Tensor>> {
+        let at: Vec<usize> = layers.iter().map(|layer| layer.place).collect();
+        match self {
+            Self::ResNet(network) => network.maps(x, mode, groups, &at),
+            Self::Vit(network) => network.maps(x, mode, &at),
         }
     }
 }

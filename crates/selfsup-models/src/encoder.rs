@@ -1,14 +1,26 @@
 //! An encoder: a backbone, its weights, and how images must be prepared for it.
 
 use crate::arch::{Arch, arch};
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Layer};
 use crate::layers::Mode;
 use crate::params::{ParamBuilder, Params};
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// What of an image's colours a backbone sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colors {
+    /// Red, green and blue.
+    #[default]
+    Rgb,
+    /// CIE lightness L/100 in each of three channels.
+    Lightness,
+}
 
 /// How u8 images become the backbone's input: x = (u8/255 − mean)/std a channel, on squares of `image_size`.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +31,15 @@ pub struct Preprocessing {
     pub mean: [f32; 3],
     /// Standard deviation of each channel, in 0…1.
     pub std: [f32; 3],
+    /// What the channels are.
+    pub colors: Colors,
+}
+
+impl Preprocessing {
+    /// That of coloured images.
+    pub fn rgb(image_size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
+        Self { image_size, mean, std, colors: Colors::Rgb }
+    }
 }
 
 /// A backbone with its weights and its input's preparation.
@@ -90,6 +111,10 @@ impl Encoder {
             image_size: parse(path, "image_size", field("image_size")?)?,
             mean: parse(path, "mean", field("mean")?)?,
             std: parse(path, "std", field("std")?)?,
+            colors: match file.metadata.get("colors") {
+                Some(text) => parse(path, "colors", text)?,
+                None => Colors::Rgb,
+            },
         };
         let encoder = Self::untrained(arch, preprocessing, 0, device)?;
         encoder.params.load_file(&file.tensors, arch.name)?;
@@ -105,6 +130,9 @@ impl Encoder {
         metadata.insert("image_size".into(), p.image_size.to_string());
         metadata.insert("mean".into(), format!("{:?}", p.mean));
         metadata.insert("std".into(), format!("{:?}", p.std));
+        if p.colors != Colors::Rgb {
+            metadata.insert("colors".into(), serde_json::to_string(&p.colors).expect("a name"));
+        }
         weights::write(path, &WeightFile { tensors: self.params.to_file()?.into_iter().collect(), metadata })
     }
 
@@ -116,9 +144,44 @@ impl Encoder {
     /// The same of a batch in `groups` equal parts one after the other, which training normalises each by its own
     /// statistics, as if each were on a device of its own. `groups` must divide n.
     pub fn forward_in_groups(&self, images: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        let x = selfsup_kernels::normalize_u8(images, &self.preprocessing.mean, &self.preprocessing.std)?;
-        let x = if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x };
-        self.backbone.forward(&x, mode, groups)
+        self.backbone.forward(&self.input(images, mode)?, mode, groups)
+    }
+
+    /// Images, normalised, in the dtype that the mode works in.
+    fn input(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let Preprocessing { mean, std, colors, .. } = &self.preprocessing;
+        let x = match colors {
+            Colors::Rgb => selfsup_kernels::normalize_u8(images, mean, std)?,
+            Colors::Lightness => {
+                let lightness = (selfsup_kernels::rgb_to_lab(images)?.narrow(D::Minus1, 0, 1)? / 100.0)?;
+                let channel = |values: &[f32; 3]| Tensor::new(values, images.device());
+                lightness
+                    .broadcast_as(images.shape())?
+                    .broadcast_sub(&channel(mean)?)?
+                    .broadcast_div(&channel(std)?)?
+            }
+        };
+        self.in_dtype(&x, mode)
+    }
+
+    fn in_dtype(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x.clone() })
+    }
+
+    /// Images `[n, h, w, 3]` f32 that are normalised in another way than this encoder's own → features `[n, d]` f32.
+    pub fn forward_normalized(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.backbone.forward(&self.in_dtype(x, mode)?, mode, 1)
+    }
+
+    /// What stands behind some layers, ascending, of u8 images `[n, h, w, 3]`: `[n, h', w', c]` f32 each. What comes after the
+    /// last of them is not computed.
+    pub fn maps(&self, images: &Tensor, mode: Mode, layers: &[Layer]) -> Result<Vec<Tensor>> {
+        self.backbone.maps(&self.input(images, mode)?, mode, 1, layers)
+    }
+
+    /// The same of images `[n, h, w, 3]` f32 that are normalised already, whatever by.
+    pub fn maps_normalized(&self, x: &Tensor, mode: Mode, layers: &[Layer]) -> Result<Vec<Tensor>> {
+        self.backbone.maps(&self.in_dtype(x, mode)?, mode, 1, layers)
     }
 
     /// The architecture.

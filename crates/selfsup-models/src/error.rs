@@ -14,6 +14,16 @@ pub enum Error {
         /// The nearest known one, if any is near.
         nearest: Option<String>,
     },
+    /// The architecture has no layer of that name.
+    #[error("there is no layer `{name}`{}; the layers are {}", nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), known.join(", "))]
+    UnknownLayer {
+        /// The name that came.
+        name: String,
+        /// The nearest known one, if any is near.
+        nearest: Option<String>,
+        /// Every layer.
+        known: Vec<String>,
+    },
     /// Two tensors were declared under one name.
     #[error("the tensor `{0}` is declared twice")]
     DuplicateName(String),

@@ -137,6 +137,55 @@ fn blend(running: &Var, batch: &Tensor, scale: f64) -> Result<()> {
     Ok(running.set(&(kept + (batch.detach() * (BATCH_NORM_MOMENTUM * scale))?)?)?)
 }
 
+/// A square convolution with a bias, `[n, h, w, c]` → `[n, h', w', k]`; the padding keeps the size at stride 1, and halves it at
+/// stride 2 (of an even kernel half of what is short).
+#[derive(Debug, Clone)]
+pub struct Conv {
+    weight: Var,
+    bias: Var,
+    config: Conv2dConfig,
+}
+
+impl Conv {
+    /// Declares `weight` and `bias`, uniform in ±1/√(c · kernel²) as `torch.nn.Conv2d` draws them.
+    pub fn new((c, k): (usize, usize), kernel: usize, stride: usize, build: &ParamBuilder) -> Result<Self> {
+        let init = Init::LinearUniform { fan_in: c * kernel * kernel };
+        let padding = (kernel - 1) / 2;
+        let config = Conv2dConfig { stride, padding, ..Conv2dConfig::default() };
+        let weight = build.conv_weight("weight", [kernel, kernel, c, k], init)?;
+        Ok(Self { weight, bias: build.weight("bias", &[k], init)?, config })
+    }
+
+    /// Applies the layer.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let bias = mode.tensor(&self.bias);
+        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+        Ok(selfsup_kernels::conv2d_with(x, &mode.tensor(&self.weight), epilogue, self.config)?)
+    }
+}
+
+/// A transposed convolution of 4×4 pixels, stride 2 and padding 1, without bias: `[n, h, w, c]` → `[n, 2h, 2w, k]`.
+#[derive(Debug, Clone)]
+pub struct ConvTranspose {
+    weight: Var,
+}
+
+impl ConvTranspose {
+    const KERNEL: usize = 4;
+
+    /// Declares `weight`, normal with variance 2/(4c): four of the taps meet in a pixel.
+    pub fn new((c, k): (usize, usize), build: &ParamBuilder) -> Result<Self> {
+        let shape = [Self::KERNEL, Self::KERNEL, k, c];
+        Ok(Self { weight: build.conv_weight("weight", shape, Init::KaimingNormal { fan_out: 4 * c })? })
+    }
+
+    /// Applies the layer.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let config = Conv2dConfig { stride: 2, padding: 1, ..Conv2dConfig::default() };
+        Ok(selfsup_kernels::conv_transpose2d(x, &mode.tensor(&self.weight), 0, config)?)
+    }
+}
+
 /// y = x·Wᵀ + b: `[.., c]` → `[.., k]`, the weight `[k, c]` as in PyTorch.
 #[derive(Debug, Clone)]
 pub struct Linear {

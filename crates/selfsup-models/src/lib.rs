@@ -8,7 +8,7 @@
 //! use selfsup_models::{Encoder, Mode, Preprocessing, arch};
 //!
 //! # fn main() -> selfsup_models::Result<()> {
-//! let preprocessing = Preprocessing { image_size: 32, mean: [0.5; 3], std: [0.25; 3] };
+//! let preprocessing = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
 //! let encoder = Encoder::untrained(arch("resnet10-narrow-cifar")?, preprocessing, 0, &Device::Cpu)?;
 //! let images = Tensor::zeros((2, 32, 32, 3), DType::U8, &Device::Cpu)?;
 //! let features = encoder.forward(&images, Mode::Eval)?;
@@ -22,7 +22,7 @@
 //! | [`arch`](fn@arch) | the architectures by name |
 //! | [`Encoder`] | a backbone with weights and input preparation, to and from a file |
 //! | [`resnet`], [`vit`] | residual networks, vision transformers |
-//! | [`Projector`] | the head that training adds and probing drops |
+//! | [`Projector`], [`Decoder`] | the heads that training adds and probing drops |
 //! | [`params`] | named tensors and seeded first values |
 //! | [`weights`] | safetensors files |
 
@@ -30,6 +30,7 @@
 
 mod arch;
 mod backbone;
+mod decoder;
 mod encoder;
 mod error;
 mod init;
@@ -41,9 +42,10 @@ pub mod vit;
 pub mod weights;
 
 pub use arch::{ARCHS, Arch, arch, nearest};
-pub use backbone::{Backbone, Network};
-pub use encoder::{Encoder, Preprocessing};
+pub use backbone::{Backbone, Layer, Network};
+pub use decoder::{Decoder, halving_widths};
+pub use encoder::{Colors, Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
-pub use layers::{BatchNorm, ConvNorm, LayerNorm, Linear, Mode};
+pub use layers::{BatchNorm, Conv, ConvNorm, ConvTranspose, LayerNorm, Linear, Mode};
 pub use projector::{HeadNorm, Projector, ProjectorConfig};

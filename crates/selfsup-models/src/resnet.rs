@@ -7,6 +7,7 @@ use crate::layers::{BATCH_NORM_EPS, ConvNorm, Mode};
 use crate::{Result, params::ParamBuilder};
 use candle_core::{DType, Tensor};
 use selfsup_kernels::{BatchNormConfig, ResidualBlock, residual_blocks_train};
+use std::ops::Range;
 
 /// What comes before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,32 +93,68 @@ impl ResNet {
         Ok(Self { pool: config.stem == Stem::ImageNet, blocks })
     }
 
+    /// The layers in order, by name and channels: the stem with its pooling, then each block under torchvision's name.
+    pub fn layers(config: &ResNetConfig) -> Vec<(String, usize)> {
+        let mut layers = vec![("stem".to_owned(), config.width)];
+        for (stage, &count) in config.stages.iter().enumerate() {
+            let channels = (config.width << stage) * config.block.expansion();
+            layers.extend((0..count).map(|index| (format!("layer{}.{index}", stage + 1), channels)));
+        }
+        layers
+    }
+
+    /// Side of the map behind a place in [`ResNet::layers`], of images of a side.
+    pub fn map_side(config: &ResNetConfig, place: usize, image_side: usize) -> usize {
+        let mut halvings = match config.stem {
+            Stem::ImageNet => 2,
+            Stem::Cifar => 0,
+            Stem::Halving => 1,
+        };
+        // A stage's first block halves, but for the first stage's.
+        let mut first = 1;
+        for (stage, count) in config.stages.iter().enumerate() {
+            halvings += usize::from(stage > 0 && place >= first);
+            first += count;
+        }
+        (0..halvings).fold(image_side, |side, _| side.div_ceil(2))
+    }
+
     /// Images `[n, h, w, 3]`, normalised, to features `[n, d]`: the mean over the last stage's pixels. Training takes images in
     /// bf16 too, and works in it, with features in f32 ([`selfsup_kernels::residual_blocks_train`]).
     ///
     /// In training the batch consists of `groups` equal parts one after the other, each normalised by its own statistics
     /// ([`BatchNormConfig::groups`]).
     pub fn forward(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        let pool = |x: &Tensor| selfsup_kernels::max_pool2d(x, 3, 2, 1);
-        let train = |x: &Tensor, blocks: &[Residual]| train(x, blocks, mode, groups);
-        let x = match mode {
-            Mode::Train | Mode::TrainNoGrad if self.pool => {
-                train(&pool(&train(x, &self.blocks[..1])?)?, &self.blocks[1..])?
+        let last = self.maps(x, mode, groups, &[self.blocks.len() - 1])?;
+        Ok(selfsup_kernels::global_avg_pool(&last[0])?)
+    }
+
+    /// The same, but what stands behind some layers: `[n, h, w, c]` f32 each. `at` are places in [`ResNet::layers`], ascending;
+    /// what comes after the last of them is not computed.
+    pub fn maps(&self, x: &Tensor, mode: Mode, groups: usize, at: &[usize]) -> Result<Vec<Tensor>> {
+        let mut x = x.clone();
+        let mut maps = Vec::with_capacity(at.len());
+        let mut next = 0;
+        for &place in at {
+            if next == 0 && self.pool {
+                x = selfsup_kernels::max_pool2d(&self.run(&x, 0..1, mode, groups)?, 3, 2, 1)?;
+                next = 1;
             }
-            Mode::Train | Mode::TrainNoGrad => train(x, &self.blocks)?,
-            Mode::Eval => {
-                let mut x = x.clone();
-                for (i, block) in self.blocks.iter().enumerate() {
-                    x = block.forward_eval(&x)?;
-                    if i == 0 && self.pool {
-                        x = pool(&x)?;
-                    }
-                }
-                x
+            if next <= place {
+                x = self.run(&x, next..place + 1, mode, groups)?;
+                next = place + 1;
             }
-        };
-        let wide = if x.dtype() == DType::BF16 { x.to_dtype(DType::F32)? } else { x };
-        Ok(selfsup_kernels::global_avg_pool(&wide)?)
+            maps.push(if x.dtype() == DType::BF16 { x.to_dtype(DType::F32)? } else { x.clone() });
+        }
+        Ok(maps)
+    }
+
+    fn run(&self, x: &Tensor, blocks: Range<usize>, mode: Mode, groups: usize) -> Result<Tensor> {
+        let blocks = &self.blocks[blocks];
+        match mode {
+            Mode::Train | Mode::TrainNoGrad => train(x, blocks, mode, groups),
+            Mode::Eval => blocks.iter().try_fold(x.clone(), |x, block| block.forward_eval(&x)),
+        }
     }
 }
 

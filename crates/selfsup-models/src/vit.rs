@@ -89,9 +89,42 @@ impl VisionTransformer {
         Ok(Self { config: *config, patch_weight, patch_bias, class_token, positions, blocks, norm })
     }
 
+    /// The layers in order, by name and width: each block under timm's name.
+    pub fn layers(config: &VitConfig) -> Vec<(String, usize)> {
+        (0..config.depth).map(|i| (format!("blocks.{i}"), config.width)).collect()
+    }
+
     /// Images, normalised, whose sides are multiples of the patch's, to features: the class token behind the last normalisation.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let VitConfig { patch, width: d, heads, .. } = self.config;
+        let (n, d) = (x.dim(0)?, self.config.width);
+        let (mut x, _) = self.tokens(x, mode)?;
+        for block in &self.blocks {
+            x = block.forward(&x, self.config.heads, mode)?;
+        }
+        // The normalisation goes token by token: only the class token's is needed.
+        self.norm.forward(&x.narrow(1, 0, 1)?.reshape((n, d))?, mode)
+    }
+
+    /// The same, but the patches' tokens behind some blocks, in their places: `[n, height, width, d]` each, not normalised. `at`
+    /// are places in [`VisionTransformer::layers`], ascending; what comes after the last of them is not computed.
+    pub fn maps(&self, x: &Tensor, mode: Mode, at: &[usize]) -> Result<Vec<Tensor>> {
+        let (n, d) = (x.dim(0)?, self.config.width);
+        let (mut x, (height, width)) = self.tokens(x, mode)?;
+        let mut maps = Vec::with_capacity(at.len());
+        let mut next = 0;
+        for &place in at {
+            for block in &self.blocks[next..place + 1] {
+                x = block.forward(&x, self.config.heads, mode)?;
+            }
+            next = place + 1;
+            maps.push(x.narrow(1, 1, height * width)?.contiguous()?.reshape((n, height, width, d))?);
+        }
+        Ok(maps)
+    }
+
+    /// Class token and patches `[n, t, d]` with their positions, and the grid's height and width.
+    fn tokens(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, (usize, usize))> {
+        let VitConfig { patch, width: d, .. } = self.config;
         let (n, rows, columns, _) = x.dims4()?;
         for side in [rows, columns] {
             if !side.is_multiple_of(patch) {
@@ -105,19 +138,8 @@ impl VisionTransformer {
         let (height, width) = (rows / patch, columns / patch);
         let patches = patches.reshape((n, height * width, d))?;
         let class = mode.tensor(&self.class_token).broadcast_as((n, 1, d))?;
-        let mut x =
-            Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positions_of(height, width, mode)?)?;
-        for block in &self.blocks {
-            x = (&x + block.attention(&block.norm1.forward(&x, mode)?, heads, mode)?)?;
-            let hidden = block.fc1.forward_with(
-                &block.norm2.forward(&x, mode)?,
-                Activation::Gelu(Gelu::Exact),
-                mode,
-            )?;
-            x = (x + block.fc2.forward(&hidden, mode)?)?;
-        }
-        // The normalisation goes token by token: only the class token's is needed.
-        self.norm.forward(&x.narrow(1, 0, 1)?.reshape((n, d))?, mode)
+        let positions = self.positions_of(height, width, mode)?;
+        Ok((Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?, (height, width)))
     }
 
     /// The positional embeddings of a grid of patches.
@@ -135,6 +157,13 @@ impl VisionTransformer {
 }
 
 impl Block {
+    fn forward(&self, x: &Tensor, heads: usize, mode: Mode) -> Result<Tensor> {
+        let x = (x + self.attention(&self.norm1.forward(x, mode)?, heads, mode)?)?;
+        let gelu = Activation::Gelu(Gelu::Exact);
+        let hidden = self.fc1.forward_with(&self.norm2.forward(&x, mode)?, gelu, mode)?;
+        Ok((x + self.fc2.forward(&hidden, mode)?)?)
+    }
+
     fn attention(&self, x: &Tensor, heads: usize, mode: Mode) -> Result<Tensor> {
         let (n, t, d) = x.dims3()?;
         let width = d / heads;

@@ -9,7 +9,7 @@ use std::path::Path;
 const ARCH: &str = "resnet10-narrow-cifar";
 
 fn untrained(seed: u64) -> Encoder {
-    let preprocessing = Preprocessing { image_size: 12, mean: [0.4, 0.5, 0.6], std: [0.2, 0.3, 0.25] };
+    let preprocessing = Preprocessing::rgb(12, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]);
     Encoder::untrained(arch(ARCH).unwrap(), preprocessing, seed, &Device::Cpu).unwrap()
 }
 

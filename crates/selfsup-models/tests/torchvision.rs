@@ -51,7 +51,7 @@ fn shapes(entry: &Value) -> BTreeMap<String, Vec<usize>> {
 }
 
 fn encoder(name: &str, entry: &Value) -> Encoder {
-    let preprocessing = Preprocessing { image_size: IMAGE, mean: [0.5; 3], std: [0.25; 3] };
+    let preprocessing = Preprocessing::rgb(IMAGE, [0.5; 3], [0.25; 3]);
     let encoder = Encoder::untrained(arch(name).unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
     encoder.params().load_file(&tensors(entry), name).unwrap();
     encoder
@@ -102,7 +102,7 @@ fn assert_sample(tensor: &Tensor, expected: &Value, tolerance: f64, what: &str) 
 fn names_and_shapes_are_torchvisions() {
     for name in ARCHS {
         let golden = golden();
-        let preprocessing = Preprocessing { image_size: 32, mean: [0.5; 3], std: [0.5; 3] };
+        let preprocessing = Preprocessing::rgb(32, [0.5; 3], [0.5; 3]);
         let encoder = Encoder::untrained(arch(name).unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
         let own: BTreeMap<String, Vec<usize>> =
             encoder.params().to_file().unwrap().into_iter().map(|(n, t)| (n, t.dims().to_vec())).collect();

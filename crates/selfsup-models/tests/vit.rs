@@ -90,7 +90,7 @@ fn features_and_gradients_are_timm_s_in_f64() {
 
 #[test]
 fn images_are_whole_patches_and_training_is_in_f32() {
-    let preprocessing = |image_size| Preprocessing { image_size, mean: [0.5; 3], std: [0.25; 3] };
+    let preprocessing = |image_size| Preprocessing::rgb(image_size, [0.5; 3], [0.25; 3]);
     let encoder = |side| Encoder::untrained(arch(ARCH).unwrap(), preprocessing(side), 0, &Device::Cpu);
     let error = encoder(30).unwrap_err().to_string();
     assert_eq!(error, "images of 30 pixels cannot be cut into patches of 4");

@@ -6,7 +6,8 @@ use crate::error::setting;
 use crate::{Error, Features, Result};
 use candle_core::{DType, Tensor};
 use selfsup_data::{BatchLoader, LoaderConfig, Order, Source};
-use selfsup_models::{Encoder, Mode};
+use selfsup_kernels::global_avg_pool;
+use selfsup_models::{Encoder, Layer, Mode};
 use std::sync::Arc;
 
 /// What turns images into features and is not trained any more.
@@ -94,18 +95,64 @@ pub fn extract(
     config: &ExtractConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Features> {
+    let before = frozen.sha256()?;
+    let mut append = |pixels, n, values: &mut [Vec<f32>]| frozen.append(pixels, n, &mut values[0]);
     let side = frozen.image_size();
+    let features = pass(side, &[frozen.feature_dim()], data, config, &mut append, progress)?.remove(0);
+    match (before, frozen.sha256()?) {
+        (Some(before), Some(after)) if before != after => Err(Error::EncoderChanged { before, after }),
+        _ => Ok(features),
+    }
+}
+
+/// The same of several layers in one pass: features behind each, the mean over its pixels. `layers` ascend.
+///
+/// # Errors
+///
+/// Those of [`extract`].
+pub fn extract_layers(
+    encoder: &Encoder,
+    layers: &[Layer],
+    data: Arc<dyn Source>,
+    config: &ExtractConfig,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Features>> {
+    let side = encoder.preprocessing().image_size;
+    let dims: Vec<usize> = layers.iter().map(|layer| layer.channels()).collect();
+    let before = encoder.params().sha256()?;
+    let mut append = |pixels, n, values: &mut [Vec<f32>]| {
+        let images = Tensor::from_vec(pixels, (n, side, side, 3), encoder.device())?;
+        for (map, values) in encoder.maps(&images, Mode::Eval, layers)?.iter().zip(values) {
+            values.extend(global_avg_pool(map)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(())
+    };
+    let features = pass(side, &dims, data, config, &mut append, progress)?;
+    let after = encoder.params().sha256()?;
+    if before == after { Ok(features) } else { Err(Error::EncoderChanged { before, after }) }
+}
+
+/// Appends the features of n views, u8 HWC one after the other, to each list.
+type Append<'a> = dyn FnMut(Vec<u8>, usize, &mut [Vec<f32>]) -> Result<()> + 'a;
+
+/// Features of widths `dims` from one pass over the data.
+fn pass(
+    side: usize,
+    dims: &[usize],
+    data: Arc<dyn Source>,
+    config: &ExtractConfig,
+    append: &mut Append<'_>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Features>> {
     let Some(size) = u32::try_from(side).ok().filter(|&size| size > 0) else {
         return Err(setting("image_size", "between 1 and 2^32 - 1 pixels", side));
     };
     if config.batch_size == 0 {
         return Err(setting("batch_size", "at least 1", 0));
     }
-    let before = frozen.sha256()?;
-
-    let dim = frozen.feature_dim();
-    let mut features = Features { dim, ..Features::default() };
-    features.values.reserve(data.len().saturating_mul(dim));
+    let mut values: Vec<Vec<f32>> =
+        dims.iter().map(|dim| Vec::with_capacity(data.len().saturating_mul(*dim))).collect();
+    let mut common = Features::default();
     let mut done = 0;
     let loader = LoaderConfig {
         batch_size: config.batch_size,
@@ -119,20 +166,17 @@ pub fn extract(
         let batch = batch?;
         let n = batch.indices.len();
         if n > 0 {
-            frozen.append(batch.examples.concat(), n, &mut features.values)?;
+            append(batch.examples.concat(), n, &mut values)?;
         }
         for &i in &batch.indices {
             let sample = data.sample(i);
-            features.labels.push(sample.label);
-            features.ids.push(sample.id.clone());
+            common.labels.push(sample.label);
+            common.ids.push(sample.id.clone());
         }
         done += n + batch.skipped.len();
-        features.skipped.extend(batch.skipped.into_iter().map(|s| (s.id, s.reason)));
+        common.skipped.extend(batch.skipped.into_iter().map(|s| (s.id, s.reason)));
         progress(done);
     }
-
-    match (before, frozen.sha256()?) {
-        (Some(before), Some(after)) if before != after => Err(Error::EncoderChanged { before, after }),
-        _ => Ok(features),
-    }
+    let of = |(values, &dim)| Features { values, dim, ..common.clone() };
+    Ok(values.into_iter().zip(dims).map(of).collect())
 }

@@ -144,6 +144,7 @@ pub fn run(
         let (mean, std) = mean_and_std(&values);
         results.push(ProbeResult {
             kind: Kind::Finetune,
+            layer: None,
             labels_per_class,
             train: fitted_on,
             test: test.len(),

@@ -28,7 +28,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`extract`](fn@extract) | features of a source's images, from an encoder or the pixels themselves |
+//! | [`extract`](fn@extract), [`extract_layers`] | features of a source's images, from an encoder, its layers or the pixels themselves |
 //! | [`Features`], [`Labelled`] | features and what is known of their samples |
 //! | [`knn`] | weighted nearest neighbours |
 //! | [`linear`] | logistic regression, its strength chosen on held-out training labels |
@@ -50,7 +50,7 @@ mod softmax_regression;
 mod standardize;
 
 pub use error::{Error, Result};
-pub use extract::{ExtractConfig, Frozen, extract};
+pub use extract::{ExtractConfig, Frozen, extract, extract_layers};
 pub use features::{Features, Labelled};
 pub use finetune::FinetuneConfig;
 pub use protocol::{Kind, ProbeConfig, ProbeResult, run};

@@ -78,6 +78,9 @@ impl ProbeConfig {
 pub struct ProbeResult {
     /// The probe.
     pub kind: Kind,
+    /// The layer that the features are from, if it is not the encoder's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
     /// Training labels a class; `None` (JSON null) is all.
     pub labels_per_class: Option<usize>,
     /// Training samples of each fit.
@@ -137,6 +140,7 @@ pub fn run(
             let (train, test) = (fitted_on, test.len());
             results.push(ProbeResult {
                 kind,
+                layer: None,
                 labels_per_class,
                 train,
                 test,

@@ -67,7 +67,7 @@ impl Source for Images {
 }
 
 fn encoder() -> Encoder {
-    let preprocessing = Preprocessing { image_size: 8, mean: [0.5; 3], std: [0.25; 3] };
+    let preprocessing = Preprocessing::rgb(8, [0.5; 3], [0.25; 3]);
     Encoder::untrained(arch("resnet10-narrow-cifar").unwrap(), preprocessing, 1, &Device::Cpu).unwrap()
 }
 

@@ -14,7 +14,7 @@ fn parts(train: usize, test: usize) -> (Dataset, Dataset) {
 }
 
 fn encoder() -> Encoder {
-    let preprocessing = Preprocessing { image_size: 16, mean: [0.286; 3], std: [0.353; 3] };
+    let preprocessing = Preprocessing::rgb(16, [0.286; 3], [0.353; 3]);
     Encoder::untrained(arch("resnet10-mini").unwrap(), preprocessing, 0, &Device::Cpu).unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints: everything that a run needs to go on as if it had not stopped.
 //!
 //! One safetensors file: `model.NAME` for every tensor of the method, running statistics included,
-//! `optimizer.NAME` for the optimiser's state, and in the metadata the number of steps done and the resolved
+//! `optimizer.NAME` for the optimiser's state, `WHOSE_optimizer.NAME` for that of a method's own, and in the metadata the number of steps done and the resolved
 //! configuration. Randomness is counter-based, so there is no generator to save: step and seed say it all.
 
 use crate::method::Method;
@@ -46,6 +46,11 @@ pub fn save(
     for (name, tensor) in optimizer.state()? {
         file.tensors.insert(format!("optimizer.{name}"), tensor);
     }
+    for (own, optimizer) in method.optimizers() {
+        for (name, tensor) in optimizer.state()? {
+            file.tensors.insert(format!("{own}_optimizer.{name}"), tensor);
+        }
+    }
     for (key, value) in [
         ("kind", KIND.to_owned()),
         ("step", at.step.to_string()),
@@ -65,7 +70,7 @@ pub fn load(
     path: &Path,
     samples: usize,
     config: &PretrainConfig,
-    method: &dyn Method,
+    method: &mut dyn Method,
     optimizer: &mut dyn Optimizer,
 ) -> Result<u64> {
     let fail = |why: String| Error::Checkpoint { path: path.to_owned(), why };
@@ -93,16 +98,41 @@ pub fn load(
 
     let mut model = HashMap::new();
     let mut state = HashMap::new();
+    let mut own: HashMap<String, HashMap<String, Tensor>> =
+        method.optimizers().iter().map(|(own, _)| ((*own).to_owned(), HashMap::new())).collect();
     for (name, tensor) in file.tensors {
         match name.split_once('.') {
             Some(("model", name)) => model.insert(name.to_owned(), tensor),
             Some(("optimizer", name)) => state.insert(name.to_owned(), tensor),
+            Some((optimizer, rest)) if own.contains_key(of_own(optimizer)) => {
+                own.get_mut(of_own(optimizer)).expect("looked up").insert(rest.to_owned(), tensor)
+            }
             _ => return Err(fail(format!("the tensor `{name}` is foreign"))),
         };
     }
     method.tensors().load_file(&model, &config.arch).map_err(|e| fail(e.to_string()))?;
     optimizer.load_state(&state).map_err(|e| fail(e.to_string()))?;
+    for (name, optimizer) in method.optimizers_mut() {
+        optimizer.load_state(&own[name]).map_err(|e| fail(e.to_string()))?;
+    }
     Ok(step)
+}
+
+/// The name in `NAME_optimizer`.
+fn of_own(part: &str) -> &str {
+    part.strip_suffix("_optimizer").unwrap_or_default()
+}
+
+/// Sets a method's tensors from a checkpoint, for looking at the model: nothing is checked but that they fit.
+///
+/// # Errors
+/// A file that is no checkpoint, or one of another model.
+pub fn load_model(path: &Path, method: &mut dyn Method) -> Result<()> {
+    let fail = |why: String| Error::Checkpoint { path: path.to_owned(), why };
+    let file = weights::read(path, method.encoder().device()).map_err(|e| fail(e.to_string()))?;
+    let own =
+        file.tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix("model.")?.to_owned(), t)));
+    method.tensors().load_file(&own.collect(), "the run's model").map_err(|e| fail(e.to_string()))
 }
 
 /// Whether no number is infinite or NaN: x − x is 0 for a finite x and NaN for any other.

@@ -3,8 +3,8 @@
 
 use crate::method::{MethodConfig, Sizes};
 use crate::{Error, Result, defaults};
-use candle_core::DType;
-use selfsup_models::Preprocessing;
+use candle_core::{DType, Device};
+use selfsup_models::{Encoder, Preprocessing};
 use selfsup_optim::{OptimizerConfig, Schedule};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -172,7 +172,14 @@ impl PretrainConfig {
     /// How the encoder's input is prepared.
     pub fn preprocessing(&self) -> Preprocessing {
         let Normalization { mean, std } = self.normalization;
-        Preprocessing { image_size: self.image_size, mean, std }
+        Preprocessing { colors: self.method.colors(), ..Preprocessing::rgb(self.image_size, mean, std) }
+    }
+
+    /// The untrained encoder that a run of this begins with.
+    pub fn encoder(&self, device: &Device) -> Result<Encoder> {
+        let arch = selfsup_models::arch(&self.arch)?;
+        let encoder = Encoder::untrained(arch, self.preprocessing(), self.seed, device)?;
+        Ok(encoder.with_train_dtype(self.train_dtype()?)?)
     }
 
     /// Whether a run of `old` may go on as this one: length, place and cadence may differ, nothing that

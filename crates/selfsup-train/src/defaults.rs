@@ -7,11 +7,12 @@
 //! | photographs | the rest, at 224 pixels | the papers' ImageNet recipes |
 
 use crate::method::{
-    BarlowTwinsConfig, ByolConfig, DinoConfig, METHODS, MethodConfig, MocoConfig, SimClrConfig,
+    BarlowTwinsConfig, ByolConfig, ColorGuard, ColorizationConfig, DinoConfig, Hole, InpaintingConfig,
+    JigsawConfig, METHODS, MethodConfig, MocoConfig, RelativePatchConfig, RotationConfig, SimClrConfig,
     SimSiamConfig, VicRegConfig,
 };
 use crate::{Error, Normalization, PretrainConfig, Result, nearest};
-use selfsup_augment::{ColorJitter, HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
+use selfsup_augment::{ColorJitter, Grayscale, HorizontalFlip, Pipeline, RandomResizedCrop, Transform};
 use selfsup_models::{HeadNorm, ProjectorConfig};
 use selfsup_optim::{AdamWConfig, LarsConfig, OptimizerConfig, Schedule, SgdConfig};
 
@@ -36,6 +37,11 @@ pub fn config(method: &str, data: &str, image_size: Option<usize>) -> Result<Pre
         _ => Kind::Photographs,
     };
     match method {
+        "rotation" => Ok(rotation(kind, data, image_size)),
+        "relative-patch" => Ok(relative_patch(kind, data, image_size)),
+        "jigsaw" => Ok(jigsaw(kind, data, image_size)),
+        "inpainting" => Ok(inpainting(kind, data, image_size)),
+        "colorization" => Ok(colorization(kind, data, image_size)),
         "simclr" => Ok(simclr(kind, data, image_size)),
         "moco-v1" => Ok(moco(Version::V1, kind, data, image_size)),
         "moco-v2" => Ok(moco(Version::V2, kind, data, image_size)),
@@ -120,6 +126,127 @@ fn simclr(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
         // Chen et al. 2020, §2.2: LARS at 0.3 × batch / 256, decay 1e-6, ten epochs of warm-up, τ 0.1.
         Kind::Photographs => PretrainConfig { arch: "resnet50".into(), ..base },
     }
+}
+
+/// A pretext task's run. What the kind of data decides alike for all methods comes from SimCLR's.
+///
+/// Photographs: SGD at 0.1 for 256 images, 35 epochs, a tenth of the rate from epochs 15 and 25 on (Kolesnikov, Zhai & Beyer 2019,
+/// arXiv:1901.09005, §3.5, which trains these tasks alike). Small images: RotNet's 100 epochs of 128 images, 0.1 with Nesterov's momentum and
+/// decay 5e-4, a fifth of the rate from epochs 30, 60 and 80 on.
+fn pretext(kind: Kind, data: &str, image_size: Option<usize>, method: MethodConfig) -> PretrainConfig {
+    let base = PretrainConfig { method, ..simclr(kind, data, image_size) };
+    match kind {
+        Kind::FirstLook => base,
+        Kind::Small => PretrainConfig {
+            batch_size: 128,
+            epochs: 100,
+            optimizer: OptimizerConfig::Sgd(SgdConfig {
+                nesterov: true,
+                weight_decay: 5e-4,
+                ..SgdConfig::new(0.1)
+            }),
+            schedule: Schedule::step(vec![30.0, 60.0, 80.0], 0.2),
+            ..base
+        },
+        Kind::Photographs => PretrainConfig {
+            epochs: 35,
+            optimizer: OptimizerConfig::Sgd(SgdConfig::new(0.1)),
+            schedule: Schedule::step(vec![15.0, 25.0], 0.1),
+            ..base
+        },
+    }
+}
+
+/// A square of much of the image, as often as not mirrored, its aspect kept.
+fn mild_crop(side: u32) -> Pipeline {
+    Pipeline(vec![
+        Transform::RandomResizedCrop(RandomResizedCrop {
+            ratio: [1.0, 1.0],
+            ..RandomResizedCrop::new(side, [0.6, 1.0])
+        }),
+        Transform::HorizontalFlip(HorizontalFlip { p: 0.5 }),
+    ])
+}
+
+fn side(kind: Kind, data: &str, image_size: Option<usize>) -> u32 {
+    simclr(kind, data, image_size).image_size as u32
+}
+
+fn rotation(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let augmentation = mild_crop(side(kind, data, image_size));
+    pretext(kind, data, image_size, MethodConfig::Rotation(RotationConfig { augmentation }))
+}
+
+fn relative_patch(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let side = side(kind, data, image_size);
+    // Patches of small images are small enough: the whole image is used.
+    let augmentation = match kind {
+        Kind::Photographs => mild_crop(side),
+        _ => {
+            let mut whole = Pipeline::none(side);
+            whole.0.push(Transform::HorizontalFlip(HorizontalFlip { p: 0.5 }));
+            whole
+        }
+    };
+    let mut config = RelativePatchConfig::sized(side, augmentation);
+    if kind == Kind::FirstLook {
+        config.color = ColorGuard::None; // gray images
+    }
+    pretext(kind, data, image_size, MethodConfig::RelativePatch(config))
+}
+
+/// Noroozi & Favaro 2016, §3 and §4.2: tiles of 64 in cells of 85, widths of 512 and 4096, gray images among coloured ones.
+fn jigsaw(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let side = side(kind, data, image_size);
+    let mut augmentation = mild_crop(side);
+    if kind != Kind::FirstLook {
+        augmentation.0.push(Transform::Grayscale(Grayscale { p: 0.66 }));
+    }
+    let photographs = kind == Kind::Photographs;
+    let config = JigsawConfig {
+        permutations: if photographs { 1000 } else { 64 },
+        permutation_file: None,
+        tile: JigsawConfig::tile_of(side),
+        tile_dim: if photographs { 512 } else { 128 },
+        hidden_dim: if photographs { 4096 } else { 512 },
+        augmentation,
+    };
+    pretext(kind, data, image_size, MethodConfig::Jigsaw(config))
+}
+
+/// Pathak et al. 2016, §3 and §4, and its code: images of 128 pixels, Adam at 0.002 with β₁ .5 for the generator, λ_adv .001.
+fn inpainting(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let image_size = if kind == Kind::Photographs { image_size.or(Some(128)) } else { image_size };
+    let side = side(kind, data, image_size);
+    let photographs = kind == Kind::Photographs;
+    let config = InpaintingConfig {
+        hole: Hole::Center,
+        overlap: side / 32,
+        overlap_weight: 10.0,
+        adversarial: 1e-3,
+        discriminator_lr_scale: 0.1,
+        decoder_width: if photographs { 512 } else { 128 },
+        discriminator_width: if photographs { 64 } else { 32 },
+        augmentation: mild_crop(side),
+    };
+    let base = pretext(kind, data, image_size, MethodConfig::Inpainting(config));
+    let adam = AdamWConfig { beta1: 0.5, weight_decay: 0.0, ..AdamWConfig::new(2e-3) };
+    PretrainConfig { optimizer: OptimizerConfig::AdamW(adam), schedule: Schedule::cosine(0.0), ..base }
+}
+
+/// Zhang et al. 2016, §3.1: Adam at 3e-5 with β .9 and .99 and decay 1e-3, T .38, λ ½. That rate is for batches of 40 and a VGG trained from
+/// k-means' weights; ours is AdamW's usual one.
+fn colorization(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
+    let side = side(kind, data, image_size);
+    let config = ColorizationConfig {
+        uniform: 0.5,
+        temperature: 0.38,
+        decoder_width: if kind == Kind::Photographs { 512 } else { 128 },
+        augmentation: mild_crop(side),
+    };
+    let base = pretext(kind, data, image_size, MethodConfig::Colorization(config));
+    let adamw = AdamWConfig { beta2: 0.99, weight_decay: 1e-3, ..AdamWConfig::new(1e-3) };
+    PretrainConfig { optimizer: OptimizerConfig::AdamW(adamw), schedule: Schedule::cosine(1.0), ..base }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

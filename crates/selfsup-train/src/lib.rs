@@ -42,6 +42,7 @@ pub mod metrics;
 mod run_folder;
 mod trainer;
 
+pub use checkpoint::load_model;
 pub use config::{Normalization, PretrainConfig, parse_setting};
 pub use device::device;
 pub use error::{Error, Result};

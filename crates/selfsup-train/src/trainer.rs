@@ -1,7 +1,7 @@
 //! The one training loop. A method gives it examples and losses; nothing here knows which method it is.
 
 use crate::checkpoint::{self, Position};
-use crate::method::{Method, Prepare, Progress, collate};
+use crate::method::{Example, Method, Prepare, Progress, collate};
 use crate::metrics::{MetricsWriter, Record, now};
 use crate::run_folder::RunFolder;
 use crate::{Error, PretrainConfig, Result, device};
@@ -71,8 +71,9 @@ pub struct Trainer {
 impl Trainer {
     /// A new run in a folder that holds none. Everything is checked before the folder is touched.
     pub fn create(config: PretrainConfig, data: Arc<Dataset>, path: &Path) -> Result<Self> {
-        let (method, optimizer, params) = build(&config, data.len())?;
+        let (mut method, optimizer, params) = build(&config, data.len())?;
         check_sizes(&config, &data)?;
+        method.measure(&data)?;
         let folder = RunFolder::create(path, &config)?;
         Ok(Self { config, folder, data, method, optimizer, params, step: 0 })
     }
@@ -82,9 +83,9 @@ impl Trainer {
     pub fn resume(config: PretrainConfig, data: Arc<Dataset>, path: &Path) -> Result<Self> {
         let (folder, old) = RunFolder::open(path)?;
         config.check_resumable_from(&old)?;
-        let (method, mut optimizer, params) = build(&config, data.len())?;
+        let (mut method, mut optimizer, params) = build(&config, data.len())?;
         let step =
-            checkpoint::load(&folder.checkpoint(), data.len(), &config, method.as_ref(), optimizer.as_mut())?;
+            checkpoint::load(&folder.checkpoint(), data.len(), &config, method.as_mut(), optimizer.as_mut())?;
         folder.write_config(&config)?;
         Ok(Self { config, folder, data, method, optimizer, params, step })
     }
@@ -143,9 +144,9 @@ impl Trainer {
             let lr = self.config.optimizer.lr()
                 * self.config.schedule.factor(self.step, total, self.steps_per_epoch());
             let log = step.is_multiple_of(self.config.log_every_steps) || step == 1 || step == total;
-            let views = collate(&batch.examples, self.method.encoder().device())?;
-            let at = Progress { step: self.step, total };
-            let out = self.method.step(&views, at)?;
+            let examples = collate(&batch.examples, self.method.encoder().device())?;
+            let at = Progress { step: self.step, total, lr };
+            let out = self.method.step(&examples, at)?;
             let loss = f64::from(out.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             if !loss.is_finite() {
                 let ids = batch.indices.iter().map(|&i| self.data.sample(i).id.clone()).collect();
@@ -196,7 +197,7 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    fn loader(&self) -> Result<BatchLoader<Vec<RgbImage>>> {
+    fn loader(&self) -> Result<BatchLoader<Example>> {
         let c = &self.config;
         let per_epoch = self.steps_per_epoch();
         let order =
@@ -262,10 +263,7 @@ fn build(config: &PretrainConfig, samples: usize) -> Result<Built> {
         )));
     }
     let device = device(&config.device)?;
-    let arch = selfsup_models::arch(&config.arch)?;
-    let encoder = Encoder::untrained(arch, config.preprocessing(), config.seed, &device)?
-        .with_train_dtype(config.train_dtype()?)?;
-    let method = config.method.build(encoder, config.seed)?;
+    let method = config.method.build(config.encoder(&device)?, config.seed)?;
     let params: Vec<Param> =
         method.tensors().trainable().map(|t| Param { name: t.name.clone(), var: t.var.clone() }).collect();
     let groups: Vec<ParamGroup> = config.optimizer.groups(params.clone());

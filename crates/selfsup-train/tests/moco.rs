@@ -75,8 +75,8 @@ fn tensors(method: &dyn Method) -> HashMap<String, Tensor> {
 }
 
 fn step((method, optimizer, params): &mut Built, index: usize) -> f64 {
-    let at = Progress { step: index as u64, total: 10 };
-    let out = method.step(&[view(index, 1), view(index, 2)], at).unwrap();
+    let at = Progress { step: index as u64, total: 10, lr: 0.1 };
+    let out = method.step(&[view(index, 1), view(index, 2)].into(), at).unwrap();
     let grads = out.loss.backward().unwrap();
     check_gradients(&grads, params).unwrap();
     optimizer.step(&grads, LR).unwrap();
@@ -143,8 +143,8 @@ fn only_the_queries_encoder_gets_gradients() {
         let others: Vec<_> = all.iter().filter(|t| !t.trainable).collect();
         assert!(others.iter().any(|t| t.name == "queue"));
         assert!(others.iter().any(|t| t.name == "key_encoder.conv1.weight"));
-        let at = Progress { step: 0, total: 10 };
-        let out = method.step(&[view(0, 1), view(0, 2)], at).unwrap();
+        let at = Progress { step: 0, total: 10, lr: 0.1 };
+        let out = method.step(&[view(0, 1), view(0, 2)].into(), at).unwrap();
         let grads = out.loss.backward().unwrap();
         check_gradients(&grads, &params).unwrap();
         for other in others {
@@ -199,8 +199,8 @@ fn the_symmetric_loss_is_the_mean_of_both_directions() {
     let settings = ["method.bn_groups=1", "method.symmetric=true"];
     let of = |settings: &[&str], views: [usize; 2]| {
         let (mut method, ..) = build(&config(settings));
-        let at = Progress { step: 0, total: 10 };
-        let loss = method.step(&views.map(|v| view(0, v)), at).unwrap().loss;
+        let at = Progress { step: 0, total: 10, lr: 0.1 };
+        let loss = method.step(&views.map(|v| view(0, v)).into(), at).unwrap().loss;
         method.after_update(at).unwrap();
         (
             f64::from(loss.to_scalar::<f32>().unwrap()),
@@ -222,12 +222,12 @@ fn the_symmetric_loss_is_the_mean_of_both_directions() {
 fn the_ramp_ends_at_one() {
     let mut run = build(&config(&["method.momentum_ramp=true"]));
     let momentum = |run: &mut Built, at: Progress| {
-        let out = run.0.step(&[view(0, 1), view(0, 2)], at).unwrap();
+        let out = run.0.step(&[view(0, 1), view(0, 2)].into(), at).unwrap();
         let metrics = (out.metrics)().unwrap();
         run.0.after_update(at).unwrap();
         metrics.iter().find(|(name, _)| *name == "momentum").unwrap().1
     };
-    let of = |run: &mut Built, step| momentum(run, Progress { step, total: 10 });
+    let of = |run: &mut Built, step| momentum(run, Progress { step, total: 10, lr: 0.1 });
     assert!((of(&mut run, 0) - 0.9).abs() < 1e-12);
     assert!((of(&mut run, 5) - 0.95).abs() < 1e-12);
     assert!((of(&mut run, 10) - 1.0).abs() < 1e-12);

@@ -9,7 +9,7 @@ use selfsup_train::{MethodConfig, PretrainConfig, parse_setting};
 
 const SIDE: usize = 16;
 const BATCH: usize = 6;
-const AT: Progress = Progress { step: 0, total: 10 };
+const AT: Progress = Progress { step: 0, total: 10, lr: 0.1 };
 
 fn config(method: &str) -> PretrainConfig {
     let settings = ["image_size=16", "batch_size=6", "arch=resnet10-mini"];
@@ -31,7 +31,7 @@ fn view(seed: usize, side: usize) -> Tensor {
 }
 
 fn step(method: &mut dyn Method, views: &[Tensor]) -> f64 {
-    f64::from(method.step(views, AT).unwrap().loss.to_scalar::<f32>().unwrap())
+    f64::from(method.step(&views.to_vec().into(), AT).unwrap().loss.to_scalar::<f32>().unwrap())
 }
 
 /// The head of a name, with the values that `seed` 0 draws.
@@ -130,7 +130,7 @@ fn momentum_networks_follow_and_get_no_gradient() {
         let sides = [SIDE, SIDE, local, local];
         let views: Vec<Tensor> = (1..).zip(sides).map(|(seed, side)| view(seed, side)).collect();
         let views = if name == "byol" { &views[..2] } else { &views[..] };
-        let loss = method.step(views, AT).unwrap().loss;
+        let loss = method.step(&views.to_vec().into(), AT).unwrap().loss;
         let grads = loss.backward().unwrap();
         for t in all.iter() {
             assert_eq!(grads.get(&t.var).is_some(), t.trainable, "{name}: {}", t.name);

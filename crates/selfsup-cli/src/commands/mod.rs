@@ -1,10 +1,12 @@
 //! One file a command.
 
 pub mod bench;
+pub mod colorize;
 pub mod data;
 pub mod embed;
 pub mod inspect;
 pub mod list;
+pub mod permutations;
 pub mod pretrain;
 pub mod probe;
 pub mod show;

@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::table::render;
 use anyhow::anyhow;
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, Source, Split, open_labelled_parts};
-use selfsup_models::Encoder;
+use selfsup_models::{Encoder, Layer};
 use selfsup_probe::knn::KnnConfig;
 use selfsup_probe::linear::LinearConfig;
 use selfsup_probe::{
@@ -25,13 +25,14 @@ const FEW_LABELS_SEEDS: u64 = 3;
 /// Runs the command.
 pub fn run(args: ProbeArgs) -> Result {
     let frozen = frozen::open(&args.encoder, &args.extract)?;
+    let layers = layers(&frozen, &args.layer).or_usage()?;
     let parts = open_labelled_parts(&args.data, args.test.as_deref(), &OpenOptions::default()).or_usage()?;
     let config = config(&args, &parts.train);
     config.validate().or_usage()?;
     say_split(&parts, &args.data);
     let data = Parts::from(parts);
     data.check(&config).or_usage()?;
-    let results = measure(&args, &frozen, &data, &config)?;
+    let results = measure(&args, &frozen, &layers, &data, &config)?;
     if args.json {
         let sha256 = match &frozen {
             Frozen::Encoder(encoder) => Some(encoder.params().sha256()?),
@@ -52,6 +53,12 @@ pub fn run(args: ProbeArgs) -> Result {
         let labels = r.labels_per_class.map_or("all".to_owned(), |n| n.to_string());
         vec![name(r.kind).to_owned(), labels, r.train.to_string(), r.test.to_string(), accuracy(r)]
     }));
+    if !layers.is_empty() {
+        rows[0].insert(0, "layer".into());
+        for (row, result) in rows[1..].iter_mut().zip(&results) {
+            row.insert(0, result.layer.clone().unwrap_or_else(|| "end".into()));
+        }
+    }
     output::print(render(&rows))?;
     Ok(())
 }
@@ -60,11 +67,17 @@ pub fn run(args: ProbeArgs) -> Result {
 fn measure(
     args: &ProbeArgs,
     frozen: &Frozen,
+    layers: &[(String, Layer)],
     data: &Parts,
     config: &ProbeConfig,
 ) -> Result<Vec<ProbeResult>> {
     let (tuned, of_features): (Vec<_>, Vec<_>) =
         config.kinds.iter().partition(|kind| **kind == ProbeKind::Finetune);
+    if !(layers.is_empty() || tuned.is_empty()) {
+        return Err(Failure::Usage(anyhow!(
+            "--layer is for probes of features; fine-tuning trains all layers"
+        )));
+    }
     let encoder = match frozen {
         Frozen::Encoder(encoder) => Some(encoder),
         Frozen::Pixels { .. } if tuned.is_empty() => None,
@@ -74,9 +87,16 @@ fn measure(
     };
     let mut results = Vec::new();
     if !of_features.is_empty() {
-        let (train, test) = data.features(frozen, &args.extract, "probe")?;
         let config = ProbeConfig { kinds: of_features, ..config.clone() };
-        results = probe(&train, &test, data.train.classes(), &config)?;
+        match encoder {
+            Some(encoder) if !layers.is_empty() => {
+                results = measure_layers(encoder, layers, data, &args.extract, &config)?;
+            }
+            _ => {
+                let (train, test) = data.features(frozen, &args.extract, "probe")?;
+                results = probe(&train, &test, data.train.classes(), &config)?;
+            }
+        }
     }
     if let (Some(encoder), false) = (encoder, tuned.is_empty()) {
         let mut bar: Option<Progress> = None;
@@ -92,6 +112,47 @@ fn measure(
     let place = |kind| config.kinds.iter().position(|k| *k == kind);
     results.sort_by_key(|row| place(row.kind));
     Ok(results)
+}
+
+/// The rows of each layer, layer by layer.
+fn measure_layers(
+    encoder: &Encoder,
+    layers: &[(String, Layer)],
+    data: &Parts,
+    args: &ExtractArgs,
+    config: &ProbeConfig,
+) -> Result<Vec<ProbeResult>> {
+    let places: Vec<Layer> = layers.iter().map(|(_, layer)| *layer).collect();
+    let of = |part, what| frozen::layer_features(encoder, &places, part, args, what);
+    let (train, test) = (of(&data.train, "layers: train")?, of(&data.test, "layers: test")?);
+    let mut results = Vec::new();
+    for (((name, _), train), test) in layers.iter().zip(&train).zip(&test) {
+        let rows = probe(train, test, data.train.classes(), config)?;
+        results.extend(rows.into_iter().map(|row| ProbeResult { layer: Some(name.clone()), ..row }));
+    }
+    Ok(results)
+}
+
+/// The layers of their names, or of `all`, as the network has them one after the other, each once.
+fn layers(frozen: &Frozen, names: &[String]) -> anyhow::Result<Vec<(String, Layer)>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Frozen::Encoder(encoder) = frozen else { return Err(anyhow!("pixels have no layers")) };
+    let network = &encoder.arch().config;
+    let mut layers = Vec::new();
+    for name in names {
+        if name == "all" {
+            for (name, _) in network.layers() {
+                layers.push((name.clone(), network.layer(&name)?));
+            }
+        } else {
+            layers.push((name.clone(), network.layer(name)?));
+        }
+    }
+    layers.sort_by_key(|(_, layer)| *layer);
+    layers.dedup_by_key(|(_, layer)| *layer);
+    Ok(layers)
 }
 
 /// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few. The training is

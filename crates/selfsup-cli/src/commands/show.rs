@@ -5,9 +5,12 @@ use crate::commands::pretrain::{known_method, layers};
 use crate::failure::{OrUsage, Result};
 use crate::output;
 use anyhow::{Context, anyhow};
+use candle_core::Device;
 use image::{Rgb, RgbImage, imageops};
 use selfsup_data::{OpenOptions, Part, Source, sample_rng};
-use selfsup_train::PretrainConfig;
+use selfsup_train::method::{Method, collate};
+use selfsup_train::{PretrainConfig, RunFolder, load_model};
+use std::path::Path;
 use toml::Table;
 
 /// Side of a tile, at least, in pixels: small images are enlarged by a whole factor.
@@ -16,36 +19,52 @@ const MIN_TILE: u32 = 96;
 const GAP: u32 = 4;
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 
-/// Draws a row an image: the image itself, then the method's views, draw by draw.
+/// Draws a row an image: the image itself, then draw by draw the method's views and, of a run, what its model makes of them.
 pub fn run(args: ShowArgs) -> Result {
     known_method(&args.method)?;
     let config = resolve(&args).or_usage()?;
     let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
-    let data = selfsup_data::open(&config.data, &options).or_usage()?;
+    let data = selfsup_data::open(args.data.as_deref().unwrap_or(&config.data), &options).or_usage()?;
     let prepare = config.method.prepare().or_usage()?;
-    let columns = 1 + args.draws as usize * prepare.view_names().len();
+    let model = args.run.as_deref().map(|run| open(run, &config)).transpose().or_usage()?;
+    let mut names: Vec<&str> = prepare.view_names().to_vec();
 
-    let mut tiles = Vec::new();
+    let mut rows = Vec::new();
     // Images from all over the source, not its first class alone.
     let count = (args.images as usize).min(data.len());
     for row in 0..count {
         let index = row * data.len() / count;
         let image = data.image(index).with_context(|| data.sample(index).id.clone())?;
+        let mut tiles = vec![image.clone()];
         for draw in 0..args.draws {
-            let views = prepare.prepare(&image, &|view| sample_rng(args.seed, draw, index as u64, view))?;
-            if draw == 0 {
-                tiles.push(image.clone());
+            let example = prepare.prepare(&image, &|view| sample_rng(args.seed, draw, index as u64, view))?;
+            let pictures = match &model {
+                Some(model) => model.pictures(&collate(std::slice::from_ref(&example), &Device::Cpu)?)?,
+                None => Vec::new(),
+            };
+            tiles.extend(example.views);
+            for (name, picture) in pictures {
+                if row == 0 && draw == 0 {
+                    names.push(name);
+                }
+                let (_, h, w, _) = picture.dims4()?;
+                let pixels = picture.flatten_all()?.to_vec1::<u8>()?;
+                tiles.extend(RgbImage::from_raw(w as u32, h as u32, pixels));
             }
-            tiles.extend(views);
         }
+        rows.push(tiles);
     }
-    let picture = grid(&tiles, columns, u32::try_from(config.image_size)?);
+    if model.is_some() && names.len() == prepare.view_names().len() {
+        output::say(format_args!("{} predicts no pictures: its views alone are drawn", args.method));
+    }
+    let columns = rows.first().map_or(1, Vec::len);
+    let picture = grid(&rows.concat(), columns, u32::try_from(config.image_size)?);
     picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     output::print_line(format_args!(
         "{}: {count} rows; columns: the image, then {} draws of {}",
         args.out.display(),
         args.draws,
-        prepare.view_names().join(", ")
+        names.join(", ")
     ))?;
     Ok(())
 }
@@ -53,6 +72,14 @@ pub fn run(args: ShowArgs) -> Result {
 fn resolve(args: &ShowArgs) -> anyhow::Result<PretrainConfig> {
     if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
         return Err(anyhow!("--out must end in .png, got {}", args.out.display()));
+    }
+    if let Some(run) = &args.run {
+        let (_, config) = RunFolder::open(run)?;
+        let name = config.method.name();
+        if name != args.method {
+            return Err(anyhow!("{} is a run of {name}, not of {}", run.display(), args.method));
+        }
+        return Ok(config);
     }
     let mut flags = Table::new();
     if let Some(data) = &args.data {
@@ -62,6 +89,14 @@ fn resolve(args: &ShowArgs) -> anyhow::Result<PretrainConfig> {
         flags.insert("image_size".into(), i64::try_from(size)?.into());
     }
     Ok(PretrainConfig::resolve(&args.method, &layers(args.config.as_deref(), flags, &args.settings)?)?)
+}
+
+/// A run's model.
+fn open(run: &Path, config: &PretrainConfig) -> anyhow::Result<Box<dyn Method>> {
+    let (folder, _) = RunFolder::open(run)?;
+    let mut method = config.method.build(config.encoder(&Device::Cpu)?, config.seed)?;
+    load_model(&folder.checkpoint(), method.as_mut())?;
+    Ok(method)
 }
 
 /// Tiles in rows of `columns`, each fitted into a square.

@@ -6,9 +6,10 @@
 
 use super::branch::{Branch, Head, momentum_at};
 use super::two_views::TwoViews;
-use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
+use super::{
+    Batch, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views,
+};
 use crate::{Error, Result};
-use candle_core::Tensor;
 use selfsup_augment::Pipeline;
 use selfsup_models::params::Params;
 use selfsup_models::{Encoder, Mode, ProjectorConfig};
@@ -82,7 +83,7 @@ impl Method for Byol {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, at: Progress) -> Result<StepOutput> {
         let z1 = self.online.forward(&views[0], Mode::Train, 1)?;
         let z2 = self.online.forward(&views[1], Mode::Train, 1)?;
         let target = |view| self.target.forward(view, Mode::TrainNoGrad, 1);

@@ -7,7 +7,10 @@
 //! Of the authors' code these are left out: the first epoch's frozen last layer, the weight decay's schedule, stochastic depth.
 
 use super::branch::momentum_at;
-use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
+use super::{
+    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
+    validate_views,
+};
 use crate::{Error, Result};
 use candle_core::{D, Tensor, Var};
 use image::RgbImage;
@@ -142,9 +145,10 @@ impl Prepare for MultiCrop {
         &VIEWS[..self.views]
     }
 
-    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>> {
+    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Example> {
         let pipeline = |view| if view < GLOBAL { &self.global } else { &self.local };
-        (0..self.views).map(|view| Ok(pipeline(view).apply(image, &mut rng(view as u64))?)).collect()
+        let views = (0..self.views).map(|view| Ok(pipeline(view).apply(image, &mut rng(view as u64))?));
+        Ok(views.collect::<Result<Vec<_>>>()?.into())
     }
 }
 
@@ -244,7 +248,7 @@ impl Method for Dino {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, at: Progress) -> Result<StepOutput> {
         let (global, local) = views.split_at(GLOBAL);
         let large = Tensor::cat(global, 0)?;
         let features = self.teacher.forward(&large, Mode::TrainNoGrad)?;

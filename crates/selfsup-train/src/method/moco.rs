@@ -14,7 +14,9 @@
 
 use super::branch::{Branch, momentum_at};
 use super::two_views::TwoViews;
-use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
+use super::{
+    Batch, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views,
+};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use selfsup_augment::Pipeline;
@@ -192,7 +194,7 @@ impl Method for Moco {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, at: Progress) -> Result<StepOutput> {
         let temperature = self.config.temperature;
         let queue = self.queue.as_detached_tensor();
         let q1 = self.queries(&views[0])?;

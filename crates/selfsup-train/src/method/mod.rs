@@ -6,8 +6,14 @@
 mod barlow_twins;
 mod branch;
 mod byol;
+mod classifier;
+mod colorization;
 mod dino;
+mod inpainting;
+mod jigsaw;
 mod moco;
+mod relative_patch;
+mod rotation;
 mod simclr;
 mod simsiam;
 mod two_views;
@@ -15,8 +21,13 @@ mod vicreg;
 
 pub use barlow_twins::BarlowTwinsConfig;
 pub use byol::{Byol, ByolConfig};
+pub use colorization::{Colorization, ColorizationConfig};
 pub use dino::{Dino, DinoConfig};
+pub use inpainting::{Hole, Inpainting, InpaintingConfig};
+pub use jigsaw::{Jigsaw, JigsawConfig, normalize_each};
 pub use moco::{Moco, MocoConfig};
+pub use relative_patch::{ColorGuard, RelativePatch, RelativePatchConfig};
+pub use rotation::{Rotation, RotationConfig};
 pub use simclr::{SimClr, SimClrConfig};
 pub use simsiam::{SimSiam, SimSiamConfig};
 pub use vicreg::VicRegConfig;
@@ -26,28 +37,68 @@ use candle_core::Tensor;
 use image::RgbImage;
 use rand_chacha::ChaCha8Rng;
 use selfsup_augment::Pipeline;
-use selfsup_models::Encoder;
+use selfsup_data::Dataset;
 use selfsup_models::params::Params;
+use selfsup_models::{Colors, Encoder};
+use selfsup_optim::Optimizer;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The worker threads' half: one image to the views that the method wants of it.
+/// What is made of one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// What the network sees, and pictures that it is held against.
+    pub views: Vec<RgbImage>,
+    /// What the network has to find out about the views, such as a class.
+    pub targets: Vec<u32>,
+}
+
+impl From<Vec<RgbImage>> for Example {
+    fn from(views: Vec<RgbImage>) -> Self {
+        Self { views, targets: Vec::new() }
+    }
+}
+
+/// Examples together, on a device.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// u8 `[n, h, w, 3]` each: view v of the n samples.
+    pub views: Vec<Tensor>,
+    /// u32 `[n]` each: target t of the n samples.
+    pub targets: Vec<Tensor>,
+}
+
+impl From<Vec<Tensor>> for Batch {
+    fn from(views: Vec<Tensor>) -> Self {
+        Self { views, targets: Vec::new() }
+    }
+}
+
+impl<const V: usize> From<[Tensor; V]> for Batch {
+    fn from(views: [Tensor; V]) -> Self {
+        Vec::from(views).into()
+    }
+}
+
+/// The worker threads' half: one image to what the method wants of it.
 pub trait Prepare: Send + Sync {
     /// The names of the views, in order; their number is the same for every image.
     fn view_names(&self) -> &[&'static str];
 
-    /// Makes the views. `rng(v)` is the generator of view v of this sample in this epoch: nothing else may be
+    /// Makes an example. `rng(v)` is the generator of view v of this sample in this epoch: nothing else may be
     /// drawn from, so that a view does not depend on the worker or the order.
-    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>>;
+    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Example>;
 }
 
 /// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// Steps done before this one.
     pub step: u64,
     /// Steps in all.
     pub total: u64,
+    /// The learning rate of this step, for what a method trains by an optimiser of its own.
+    pub lr: f64,
 }
 
 impl Progress {
@@ -75,13 +126,34 @@ pub trait Method {
     /// The worker threads' half.
     fn prepare(&self) -> Arc<dyn Prepare>;
 
-    /// One batch to a loss. `views[v]` is u8 `[n, h, w, 3]`, view v of the n samples.
-    fn step(&mut self, views: &[Tensor], at: Progress) -> Result<StepOutput>;
+    /// One batch to a loss.
+    fn step(&mut self, batch: &Batch, at: Progress) -> Result<StepOutput>;
 
     /// Called when the optimiser has moved the weights by the step's gradients: what follows them moves here, such as a
     /// momentum encoder or a queue. `at` is the step's own.
     fn after_update(&mut self, _at: Progress) -> Result<()> {
         Ok(())
+    }
+
+    /// Optimisers of the method's own, by name, whose state a checkpoint must hold: an adversary's, say.
+    fn optimizers(&self) -> Vec<(&'static str, &dyn Optimizer)> {
+        Vec::new()
+    }
+
+    /// The same, to take up a state.
+    fn optimizers_mut(&mut self) -> Vec<(&'static str, &mut dyn Optimizer)> {
+        Vec::new()
+    }
+
+    /// Looks at the data before the first step of a new run: what is measured is in [`Method::tensors`], so that a run that goes on
+    /// finds it there.
+    fn measure(&mut self, _data: &Dataset) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the model as it stands makes of a batch: pictures u8 `[n, h, w, 3]` by name. None of methods that make no pictures.
+    fn pictures(&self, _batch: &Batch) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(Vec::new())
     }
 
     /// The encoder that all this is for.
@@ -96,6 +168,21 @@ pub trait Method {
 #[serde(tag = "name")]
 #[non_exhaustive]
 pub enum MethodConfig {
+    /// [`Rotation`].
+    #[serde(rename = "rotation")]
+    Rotation(RotationConfig),
+    /// [`RelativePatch`].
+    #[serde(rename = "relative-patch")]
+    RelativePatch(RelativePatchConfig),
+    /// [`Jigsaw`].
+    #[serde(rename = "jigsaw")]
+    Jigsaw(JigsawConfig),
+    /// [`Inpainting`].
+    #[serde(rename = "inpainting")]
+    Inpainting(InpaintingConfig),
+    /// [`Colorization`].
+    #[serde(rename = "colorization")]
+    Colorization(ColorizationConfig),
     /// [`SimClr`].
     #[serde(rename = "simclr")]
     SimClr(SimClrConfig),
@@ -133,6 +220,10 @@ pub(crate) struct Sizes {
 
 /// A method's settings.
 trait Settings {
+    /// What of an image's colours the encoder is to see.
+    fn colors(&self) -> Colors {
+        Colors::Rgb
+    }
     /// Checks every setting; the error names the first wrong one.
     fn validate(&self, sizes: Sizes) -> Result<()>;
     /// The worker threads' half.
@@ -144,6 +235,11 @@ trait Settings {
 impl MethodConfig {
     fn parts(&self) -> (&'static MethodInfo, &dyn Settings) {
         match self {
+            MethodConfig::Rotation(config) => (&rotation::INFO, config),
+            MethodConfig::RelativePatch(config) => (&relative_patch::INFO, config),
+            MethodConfig::Jigsaw(config) => (&jigsaw::INFO, config),
+            MethodConfig::Inpainting(config) => (&inpainting::INFO, config),
+            MethodConfig::Colorization(config) => (&colorization::INFO, config),
             MethodConfig::SimClr(config) => (&simclr::INFO, config),
             MethodConfig::MocoV1(config) => (&moco::V1, config),
             MethodConfig::MocoV2(config) => (&moco::V2, config),
@@ -163,6 +259,11 @@ impl MethodConfig {
     /// Checks every setting; the error names the first wrong one.
     pub(crate) fn validate(&self, sizes: Sizes) -> Result<()> {
         self.parts().1.validate(sizes)
+    }
+
+    /// What of an image's colours the encoder is to see.
+    pub fn colors(&self) -> Colors {
+        self.parts().1.colors()
     }
 
     /// The worker threads' half alone, for looking at what the method sees.
@@ -193,6 +294,11 @@ pub struct MethodInfo {
 
 /// Every method that can be trained.
 pub const METHODS: &[MethodInfo] = &[
+    rotation::INFO,
+    relative_patch::INFO,
+    jigsaw::INFO,
+    inpainting::INFO,
+    colorization::INFO,
     simclr::INFO,
     moco::V1,
     moco::V2,
@@ -218,18 +324,24 @@ fn validate_views(augmentation: &Pipeline, image_size: usize) -> Result<()> {
     }
 }
 
-/// Collates examples: view v of every sample, one contiguous u8 tensor `[n, h, w, 3]` on the device.
-pub(crate) fn collate(examples: &[Vec<RgbImage>], device: &candle_core::Device) -> Result<Vec<Tensor>> {
-    let views = examples.first().map_or(0, Vec::len);
-    (0..views)
-        .map(|v| {
-            let (w, h) = examples[0][v].dimensions();
-            let (w, h) = (w as usize, h as usize);
-            let mut bytes = Vec::with_capacity(examples.len() * h * w * 3);
-            for example in examples {
-                bytes.extend_from_slice(example[v].as_raw());
-            }
-            Ok(Tensor::from_vec(bytes, (examples.len(), h, w, 3), device)?)
-        })
-        .collect()
+/// One contiguous tensor on the device for each view, and for each target.
+pub fn collate(examples: &[Example], device: &candle_core::Device) -> Result<Batch> {
+    let (views, targets) = examples.first().map_or((0, 0), |e| (e.views.len(), e.targets.len()));
+    let view = |v: usize| {
+        let (w, h) = examples[0].views[v].dimensions();
+        let (w, h) = (w as usize, h as usize);
+        let mut bytes = Vec::with_capacity(examples.len() * h * w * 3);
+        for example in examples {
+            bytes.extend_from_slice(example.views[v].as_raw());
+        }
+        Ok(Tensor::from_vec(bytes, (examples.len(), h, w, 3), device)?)
+    };
+    let target = |t: usize| {
+        let values: Vec<u32> = examples.iter().map(|example| example.targets[t]).collect();
+        Ok(Tensor::from_vec(values, examples.len(), device)?)
+    };
+    Ok(Batch {
+        views: (0..views).map(view).collect::<Result<_>>()?,
+        targets: (0..targets).map(target).collect::<Result<_>>()?,
+    })
 }

@@ -7,7 +7,9 @@
 
 use super::branch::Branch;
 use super::two_views::TwoViews;
-use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
+use super::{
+    Batch, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views,
+};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use selfsup_augment::Pipeline;
@@ -78,7 +80,7 @@ impl Method for SimClr {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, _at: Progress) -> Result<StepOutput> {
         let n = views[0].dim(0)?;
         let embeddings = self.branch.forward(&Tensor::cat(views, 0)?, Mode::Train, 1)?;
         let (z1, z2) = (embeddings.narrow(0, 0, n)?, embeddings.narrow(0, n, n)?);

@@ -7,9 +7,10 @@
 
 use super::branch::{Branch, Head};
 use super::two_views::TwoViews;
-use super::{Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views};
+use super::{
+    Batch, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, validate_views,
+};
 use crate::Result;
-use candle_core::Tensor;
 use selfsup_augment::Pipeline;
 use selfsup_models::params::Params;
 use selfsup_models::{Encoder, Mode, ProjectorConfig};
@@ -73,7 +74,7 @@ impl Method for SimSiam {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, _at: Progress) -> Result<StepOutput> {
         let z1 = self.branch.forward(&views[0], Mode::Train, 1)?;
         let z2 = self.branch.forward(&views[1], Mode::Train, 1)?;
         let p1 = self.predictor.forward(&z1, Mode::Train)?;

@@ -1,7 +1,7 @@
 //! Two views of an image: how they are drawn, and the methods that are a loss of their embeddings and nothing more.
 
 use super::branch::Branch;
-use super::{Method, Metrics, Prepare, Progress, StepOutput};
+use super::{Batch, Example, Method, Metrics, Prepare, Progress, StepOutput};
 use crate::Result;
 use candle_core::Tensor;
 use image::RgbImage;
@@ -19,8 +19,9 @@ impl Prepare for TwoViews {
         &["view 1", "view 2"]
     }
 
-    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Vec<RgbImage>> {
-        (0..2).map(|v| Ok(self.0.apply(image, &mut rng(v))?)).collect()
+    fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Example> {
+        let views = (0..2).map(|v| Ok(self.0.apply(image, &mut rng(v))?));
+        Ok(views.collect::<Result<Vec<_>>>()?.into())
     }
 }
 
@@ -53,7 +54,7 @@ impl Method for Joint {
         self.prepare.clone()
     }
 
-    fn step(&mut self, views: &[Tensor], _at: Progress) -> Result<StepOutput> {
+    fn step(&mut self, Batch { views, .. }: &Batch, _at: Progress) -> Result<StepOutput> {
         let z1 = self.branch.forward(&views[0], Mode::Train, 1)?;
         let z2 = self.branch.forward(&views[1], Mode::Train, 1)?;
         let loss = (self.loss)(&z1, &z2)?;

@@ -1,0 +1,24 @@
+//! `selfsup permutations`: the orders that the jigsaw task tells apart.
+
+use crate::args::PermutationsArgs;
+use crate::failure::{OrUsage, Result};
+use crate::output;
+use anyhow::Context;
+use selfsup_objectives::distant_permutations;
+
+/// Prints them, an order a line, as `method.permutation_file` takes them.
+pub fn run(args: PermutationsArgs) -> Result {
+    let mut text = String::new();
+    for order in distant_permutations(args.count).or_usage()? {
+        text += &order.map(|tile| tile.to_string()).join(" ");
+        text.push('\n');
+    }
+    match &args.out {
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            output::say(format_args!("{} orders in {}", args.count, path.display()));
+        }
+        None => output::print(text)?,
+    }
+    Ok(())
+}

@@ -224,3 +224,63 @@ fn memory_does_not_grow() {
         assert!(after <= 1.02 * before, "{method}: {before} bytes, then {after}");
     }
 }
+
+/// Steps at which the long run is cut, drawn once; in order, as the run goes on from there.
+const CUTS: [u64; 10] = [211, 950, 1533, 2790, 3377, 5021, 5034, 6918, 8127, 9603];
+
+/// Ten thousand steps in one piece, and in eleven: every other cut gives the program no time to write anything.
+/// `cargo test -p selfsup-cli --test life_of_a_run -- --ignored` runs it in ten minutes or so.
+#[test]
+#[cfg(unix)]
+#[ignore = "takes minutes"]
+fn ten_thousand_steps_cut_ten_times_are_the_same_to_the_bit() {
+    const STEPS: &str = "10000";
+    let dir = tempfile::tempdir().unwrap();
+    let start = |args: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_selfsup"))
+            .current_dir(dir.path())
+            .args(["pretrain", "moco-v2"])
+            .args(SMALL)
+            .args(args)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let new = |out| ["--steps", STEPS, "--out", out, "--set", "log_every_steps=5"];
+    assert!(start(&new("whole")).wait().unwrap().success());
+
+    let metrics = dir.path().join("cut/metrics.jsonl");
+    let last_step = || {
+        let text = fs::read_to_string(&metrics).unwrap_or_default();
+        let lines = text.lines().rev().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        lines.filter_map(|record| record["step"].as_u64()).next().unwrap_or(0)
+    };
+    for (i, cut) in CUTS.into_iter().enumerate() {
+        let mut child = if i == 0 { start(&new("cut")) } else { start(&["--resume", "cut"]) };
+        while last_step() < cut {
+            assert!(child.try_wait().unwrap().is_none(), "ended before step {cut}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let signal = ["-INT", "-KILL"][i % 2];
+        let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), [Some(130), None][i % 2]);
+    }
+    assert!(start(&["--resume", "cut"]).wait().unwrap().success());
+    for file in ["checkpoint.safetensors", "encoder.safetensors"] {
+        let of = |run: &str| tensors(&dir.path().join(run).join(file));
+        assert_eq!(of("whole"), of("cut"), "{file}");
+    }
+    // Each step is logged once, with the same loss.
+    let losses = |run: &str| -> Vec<(u64, f64)> {
+        let text = fs::read_to_string(dir.path().join(run).join("metrics.jsonl")).unwrap();
+        let records = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        records.map(|r| (r["step"].as_u64().unwrap(), r["loss"].as_f64().unwrap())).collect()
+    };
+    let (whole, cut) = (losses("whole"), losses("cut"));
+    for record in &whole {
+        assert_eq!(cut.iter().filter(|other| *other == record).count(), 1, "{record:?}");
+    }
+    let steps: Vec<u64> = cut.iter().map(|(step, _)| *step).collect();
+    assert!(steps.is_sorted_by(|a, b| a < b));
+}

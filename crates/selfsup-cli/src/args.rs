@@ -21,7 +21,7 @@ pub enum Command {
     Pretrain(PretrainArgs),
     /// Measure an encoder's frozen features: kNN and linear probes, with all labels or few
     Probe(ProbeArgs),
-    /// Run a study: many pretrainings under one protocol, with their table and picture
+    /// Compare methods, or answer a study's question: many pretrainings under one protocol, with their table and picture
     Bench(BenchArgs),
     /// Write an encoder's features of every image to a file
     Embed(EmbedArgs),
@@ -35,6 +35,8 @@ pub enum Command {
     Data(DataArgs),
     /// Draw what a method sees of some images
     Show(ShowArgs),
+    /// Write one self-contained page about runs: curves, probes, neighbours, the embedding, filters
+    Report(ReportArgs),
     /// Colour images with the model of a colorization run
     Colorize(ColorizeArgs),
     /// Print the orders of nine tiles that the jigsaw task tells apart
@@ -113,9 +115,18 @@ pub struct PretrainArgs {
 /// `bench`
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The question
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub study: Study,
+    /// A question that runs of a few methods answer
+    #[arg(long, value_enum, value_name = "NAME", required_unless_present = "methods")]
+    pub study: Option<Study>,
+    /// Methods to compare under one protocol, or `all`
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "study")]
+    pub methods: Vec<String>,
+    /// With --methods: other labelled images, on which the features are probed too
+    #[arg(long, value_name = "SRC")]
+    pub transfer: Option<String>,
+    /// With --methods: so many minutes of training each, in place of as many views
+    #[arg(long, value_name = "M", conflicts_with_all = ["epochs", "dry_run"], value_parser = minutes)]
+    pub budget_minutes: Option<f64>,
     /// Labelled images: trained on without their labels, probed with them
     #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
     pub data: String,
@@ -125,7 +136,8 @@ pub struct BenchArgs {
     /// The encoder's architecture [default: the method's for the data]
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
-    /// Passes over the data of each row [default: the method's for the data]
+    /// Passes over the data of each row [default: the method's for the data]; with --methods, as many views as so many passes with two
+    /// views of each image have [default: 4]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u64>,
     /// Each row is run so often, with seeds from 0 on
@@ -152,6 +164,13 @@ pub struct BenchArgs {
     /// No progress on stderr
     #[arg(long)]
     pub quiet: bool,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if minutes > 0.0 && f64::is_finite(minutes) => Ok(minutes),
+        _ => Err("expected a number above 0".into()),
+    }
 }
 
 /// What to fit on the features.
@@ -395,4 +414,24 @@ pub struct PermutationsArgs {
     /// A file in place of stdout
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folders
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
+    /// Labelled images to probe with [default: the first run's, where they have labels]
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
 }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Archs(args) => commands::list::archs(args),
         Command::Data(args) => commands::data::run(args),
         Command::Show(args) => commands::show::run(args),
+        Command::Report(args) => commands::report::run(args),
         Command::Colorize(args) => commands::colorize::run(args),
         Command::Permutations(args) => commands::permutations::run(args),
         Command::Completions { shell } => {

@@ -141,3 +141,89 @@ fn a_failed_row_does_not_end_the_study() {
     assert!(line("pixels").contains("100.0"), "{table}");
     assert!(!line("simclr-batch-32").contains('–') && line("simclr-batch-512").contains('–'), "{table}");
 }
+
+/// `--methods` with small sizes.
+fn methods<'a>(list: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args =
+        vec!["bench", "--methods", list, "--data", "colours", "--out", "out", "--arch", "resnet10-mini"];
+    args.extend(["--quiet", "--seeds", "1", "--set", "batch_size=16", "--set", "image_size=12"]);
+    args.extend(more);
+    args
+}
+
+#[test]
+fn methods_are_compared_with_as_many_views_and_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    colours(&d.join("others"));
+    let args = methods("rotation,colorization", &["--epochs", "2", "--transfer", "others"]);
+    let (status, table, stderr) = run(d, &args);
+    assert_eq!(status, 0, "{stderr}");
+    let json: Value = serde_json::from_str(&fs::read_to_string(d.join("out/study.json")).unwrap()).unwrap();
+    let of = |row: &str| -> Value {
+        json["outcomes"].as_array().unwrap().iter().find(|o| o["row"] == row).unwrap().clone()
+    };
+    // 2 passes of 2 views of 38 training images are 152 views; whole steps of 4·16 and of 16.
+    assert_eq!(
+        (&of("rotation")["views"], &of("colorization")["views"]),
+        (&(2 * 64).into(), &(9 * 16).into())
+    );
+    for row in ["pixels", "untrained", "supervised", "rotation", "colorization"] {
+        let top1 = of(row)["top1"].clone();
+        for key in ["knn", "linear", "linear_10", "transfer_knn", "transfer_linear"] {
+            assert!(top1[key].as_f64().unwrap() > 0.4, "{row} {key}: {top1}");
+        }
+        // Nineteen a class are no hundred.
+        assert!(top1["linear_100"].is_null() && top1["finetune_100"].is_null(), "{row}: {top1}");
+        assert!(table.lines().any(|line| line.starts_with(row)), "{table}");
+    }
+    assert!(of("supervised")["views"].as_u64().unwrap() >= 128, "as many as simclr's");
+    let svg = fs::read_to_string(d.join("out/study.svg")).unwrap();
+    assert!(svg.contains("colorization") && svg.contains("linear, 10 a class"));
+    // A column that was not measured is, and nothing is trained again.
+    let before =
+        fs::metadata(d.join("out/rows/rotation/seed-0/run/checkpoint.safetensors")).unwrap().modified();
+    fs::remove_dir_all(d.join("out/rows/pixels")).unwrap();
+    let (status, _, stderr) = run(d, &args);
+    assert!(status == 0 && stderr.contains("[1/1] pixels"), "{stderr}");
+    let after =
+        fs::metadata(d.join("out/rows/rotation/seed-0/run/checkpoint.safetensors")).unwrap().modified();
+    assert_eq!(before.unwrap(), after.unwrap());
+}
+
+#[test]
+fn minutes_become_steps_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    let args = methods("rotation", &["--budget-minutes", "0.01", "--only", "rotation"]);
+    let (status, _, stderr) = run(d, &args);
+    assert_eq!(status, 0, "{stderr}");
+    let rates = fs::read_to_string(d.join("out/rates.json")).unwrap();
+    assert!(rates.contains("rotation-"), "{rates}");
+    let (status, _, stderr) = run(d, &args);
+    assert!(status == 0 && !stderr.contains("[1/"), "the steps are the same, the row is done: {stderr}");
+    assert_eq!(fs::read_to_string(d.join("out/rates.json")).unwrap(), rates);
+}
+
+#[test]
+fn methods_that_cannot_be_compared_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    for (args, part) in [
+        (methods("rotatoin", &[]), "did you mean `rotation`"),
+        (methods("rotation", &["--study", "heads"]), "cannot be used with"),
+        (methods("rotation", &["--budget-minutes", "0"]), "above 0"),
+        (methods("rotation", &["--budget-minutes", "1", "--epochs", "3"]), "cannot be used with"),
+        (methods("rotation", &["--transfer", "nowhere"]), "nowhere"),
+        (study("heads", &["--transfer", "colours"]), "--transfer is for --methods"),
+        (vec!["bench", "--out", "out"], "--study"),
+    ] {
+        let (status, _, stderr) = run(d, &args);
+        assert_eq!(status, 2, "{args:?}: {stderr}");
+        assert!(stderr.contains(part), "{args:?}: {stderr}");
+        assert!(!d.join("out").exists(), "{args:?}");
+    }
+}

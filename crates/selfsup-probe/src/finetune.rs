@@ -157,7 +157,8 @@ pub fn run(
     Ok(results)
 }
 
-fn labelled(data: &Dataset) -> Dataset {
+/// The samples that have a label.
+pub fn labelled(data: &Dataset) -> Dataset {
     data.subset(&(0..data.len()).filter(|&i| data.sample(i).label.is_some()).collect::<Vec<_>>())
 }
 

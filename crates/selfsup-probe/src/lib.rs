@@ -33,6 +33,7 @@
 //! | [`knn`] | weighted nearest neighbours |
 //! | [`linear`] | logistic regression, its strength chosen on held-out training labels |
 //! | [`finetune`] | all weights trained on the labels |
+//! | [`pca`](fn@pca) | the directions in which features spread most |
 //! | [`few_labels`] | drawing a few labels of each class |
 //! | [`protocol`] | which probes, with how many labels, how often |
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ pub mod finetune;
 pub mod knn;
 mod lbfgs;
 pub mod linear;
+mod pca;
 pub mod protocol;
 mod softmax_regression;
 mod standardize;
@@ -53,5 +55,6 @@ pub use error::{Error, Result};
 pub use extract::{ExtractConfig, Frozen, extract, extract_layers};
 pub use features::{Features, Labelled};
 pub use finetune::FinetuneConfig;
+pub use pca::{Pca, pca};
 pub use protocol::{Kind, ProbeConfig, ProbeResult, run};
 pub use standardize::Standardizer;

@@ -9,4 +9,5 @@ pub mod list;
 pub mod permutations;
 pub mod pretrain;
 pub mod probe;
+pub mod report;
 pub mod show;

@@ -51,7 +51,7 @@ pub fn run(args: ProbeArgs) -> Result {
     let mut rows = vec![["probe", "labels a class", "train", "test", "top-1"].map(str::to_owned).to_vec()];
     rows.extend(results.iter().map(|r| {
         let labels = r.labels_per_class.map_or("all".to_owned(), |n| n.to_string());
-        vec![name(r.kind).to_owned(), labels, r.train.to_string(), r.test.to_string(), accuracy(r)]
+        vec![name(r.kind).to_owned(), labels, r.train.to_string(), r.test.to_string(), percent(r)]
     }));
     if !layers.is_empty() {
         rows[0].insert(0, "layer".into());
@@ -194,7 +194,7 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
         let (train, test) = data.features(&frozen, &extract, &name)?;
         let mut row = vec![name];
         for (_, column) in &columns {
-            row.extend(probe(&train, &test, data.train.classes(), column)?.iter().map(accuracy));
+            row.extend(probe(&train, &test, data.train.classes(), column)?.iter().map(percent));
         }
         table.push(row);
     }
@@ -203,7 +203,7 @@ pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) ->
 }
 
 /// The closing table's columns: each a probe with one row of results.
-fn closing_columns() -> [(String, ProbeConfig); 3] {
+pub fn closing_columns() -> [(String, ProbeConfig); 3] {
     let all = |kind| ProbeConfig { kinds: vec![kind], seeds: vec![0], ..ProbeConfig::default() };
     let few = ProbeConfig {
         labels_per_class: vec![Some(FEW_LABELS)],
@@ -237,13 +237,23 @@ impl Parts {
         Ok((train, test))
     }
 
+    /// The part that probes are fitted on.
+    pub fn train(&self) -> &Dataset {
+        &self.train
+    }
+
+    /// The part that they are measured on.
+    pub fn test(&self) -> &Dataset {
+        &self.test
+    }
+
     /// The classes' names.
     pub fn classes(&self) -> &[String] {
         self.train.classes()
     }
 
     /// What the labels alone decide, before an encoder runs over the images.
-    fn check(&self, config: &ProbeConfig) -> selfsup_probe::Result<()> {
+    pub fn check(&self, config: &ProbeConfig) -> selfsup_probe::Result<()> {
         selfsup_probe::protocol::check(&*self.train, &*self.test, self.train.classes(), config)
     }
 }
@@ -310,12 +320,12 @@ fn say_split(parts: &LabelledParts, data: &str) {
 }
 
 /// Mean in percent, with the standard deviation over seeds where there are several.
-fn accuracy(result: &ProbeResult) -> String {
-    let percent = 100.0 * result.mean;
+pub fn percent(result: &ProbeResult) -> String {
+    let mean = 100.0 * result.mean;
     if result.values.len() > 1 {
-        format!("{percent:.1} ± {:.1}", 100.0 * result.std)
+        format!("{mean:.1} ± {:.1}", 100.0 * result.std)
     } else {
-        format!("{percent:.1}")
+        format!("{mean:.1}")
     }
 }
 

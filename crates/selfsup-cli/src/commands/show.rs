@@ -7,7 +7,7 @@ use crate::output;
 use anyhow::{Context, anyhow};
 use candle_core::Device;
 use image::{Rgb, RgbImage, imageops};
-use selfsup_data::{OpenOptions, Part, Source, sample_rng};
+use selfsup_data::{Dataset, OpenOptions, Part, Source, sample_rng};
 use selfsup_train::method::{Method, collate};
 use selfsup_train::{PretrainConfig, RunFolder, load_model};
 use std::path::Path;
@@ -25,19 +25,45 @@ pub fn run(args: ShowArgs) -> Result {
     let config = resolve(&args).or_usage()?;
     let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
     let data = selfsup_data::open(args.data.as_deref().unwrap_or(&config.data), &options).or_usage()?;
-    let prepare = config.method.prepare().or_usage()?;
-    let model = args.run.as_deref().map(|run| open(run, &config)).transpose().or_usage()?;
-    let mut names: Vec<&str> = prepare.view_names().to_vec();
+    let count = args.images as usize;
+    let (rows, names) = tiles(&config, args.run.as_deref(), &data, count, args.draws, args.seed)?;
+    if args.run.is_some() && names.len() == config.method.prepare().or_usage()?.view_names().len() {
+        output::say(format_args!("{} predicts no pictures: its views alone are drawn", args.method));
+    }
+    let count = rows.len();
+    let columns = rows.first().map_or(1, Vec::len);
+    let picture = grid(&rows.concat(), columns, u32::try_from(config.image_size)?);
+    picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
+    output::print_line(format_args!(
+        "{}: {count} rows; columns: the image, then {} draws of {}",
+        args.out.display(),
+        args.draws,
+        names.join(", ")
+    ))?;
+    Ok(())
+}
 
+/// Rows of pictures: an image, then draw by draw the method's views and, of a run, what its model makes of them; and the names of a draw's
+/// pictures. The images are from all over the source, not its first class alone.
+pub fn tiles(
+    config: &PretrainConfig,
+    run: Option<&Path>,
+    data: &Dataset,
+    images: usize,
+    draws: u64,
+    seed: u64,
+) -> Result<(Vec<Vec<RgbImage>>, Vec<&'static str>)> {
+    let prepare = config.method.prepare().or_usage()?;
+    let model = run.map(|run| open(run, config)).transpose().or_usage()?;
+    let mut names = prepare.view_names().to_vec();
     let mut rows = Vec::new();
-    // Images from all over the source, not its first class alone.
-    let count = (args.images as usize).min(data.len());
+    let count = images.min(data.len());
     for row in 0..count {
         let index = row * data.len() / count;
         let image = data.image(index).with_context(|| data.sample(index).id.clone())?;
         let mut tiles = vec![image.clone()];
-        for draw in 0..args.draws {
-            let example = prepare.prepare(&image, &|view| sample_rng(args.seed, draw, index as u64, view))?;
+        for draw in 0..draws {
+            let example = prepare.prepare(&image, &|view| sample_rng(seed, draw, index as u64, view))?;
             let pictures = match &model {
                 Some(model) => model.pictures(&collate(std::slice::from_ref(&example), &Device::Cpu)?)?,
                 None => Vec::new(),
@@ -54,19 +80,7 @@ pub fn run(args: ShowArgs) -> Result {
         }
         rows.push(tiles);
     }
-    if model.is_some() && names.len() == prepare.view_names().len() {
-        output::say(format_args!("{} predicts no pictures: its views alone are drawn", args.method));
-    }
-    let columns = rows.first().map_or(1, Vec::len);
-    let picture = grid(&rows.concat(), columns, u32::try_from(config.image_size)?);
-    picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
-    output::print_line(format_args!(
-        "{}: {count} rows; columns: the image, then {} draws of {}",
-        args.out.display(),
-        args.draws,
-        names.join(", ")
-    ))?;
-    Ok(())
+    Ok((rows, names))
 }
 
 fn resolve(args: &ShowArgs) -> anyhow::Result<PretrainConfig> {
@@ -100,7 +114,7 @@ fn open(run: &Path, config: &PretrainConfig) -> anyhow::Result<Box<dyn Method>> 
 }
 
 /// Tiles in rows of `columns`, each fitted into a square.
-fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
+pub fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
     let factor = MIN_TILE.div_ceil(side);
     let cell = side * factor;
     let rows = tiles.len().div_ceil(columns);

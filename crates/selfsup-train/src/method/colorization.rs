@@ -64,6 +64,10 @@ impl Settings for ColorizationConfig {
         Colors::Lightness
     }
 
+    fn views(&self) -> usize {
+        1
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         let fail = |name: &str, expected: &str, got: &dyn std::fmt::Display| {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))

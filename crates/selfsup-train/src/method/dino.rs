@@ -72,6 +72,10 @@ pub struct DinoConfig {
 }
 
 impl Settings for DinoConfig {
+    fn views(&self) -> usize {
+        GLOBAL + self.local_views
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         let fail = |name: &str, expected: &str, got: &dyn std::fmt::Display| {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))

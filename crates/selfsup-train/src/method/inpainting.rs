@@ -62,6 +62,10 @@ pub struct InpaintingConfig {
 }
 
 impl Settings for InpaintingConfig {
+    fn views(&self) -> usize {
+        1
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         let fail = |name: &str, expected: String, got: &dyn std::fmt::Display| {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))

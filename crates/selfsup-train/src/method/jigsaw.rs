@@ -73,6 +73,10 @@ impl JigsawConfig {
 }
 
 impl Settings for JigsawConfig {
+    fn views(&self) -> usize {
+        TILES
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         let fail = |name: &str, expected: String, got: &dyn std::fmt::Display| {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))

@@ -224,6 +224,10 @@ trait Settings {
     fn colors(&self) -> Colors {
         Colors::Rgb
     }
+    /// How many pictures of an image pass through the encoder that is trained, in a step: two, of most methods.
+    fn views(&self) -> usize {
+        2
+    }
     /// Checks every setting; the error names the first wrong one.
     fn validate(&self, sizes: Sizes) -> Result<()>;
     /// The worker threads' half.
@@ -264,6 +268,11 @@ impl MethodConfig {
     /// What of an image's colours the encoder is to see.
     pub fn colors(&self) -> Colors {
         self.parts().1.colors()
+    }
+
+    /// How many pictures of an image pass through the encoder that is trained, in a step.
+    pub fn views(&self) -> usize {
+        self.parts().1.views()
     }
 
     /// The worker threads' half alone, for looking at what the method sees.

@@ -38,6 +38,10 @@ pub struct RotationConfig {
 }
 
 impl Settings for RotationConfig {
+    fn views(&self) -> usize {
+        TURNS.len()
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         validate_views(&self.augmentation, sizes.image)
     }

@@ -1,5 +1,7 @@
 //! `selfsup bench`: many runs under one protocol, row by row, and their table.
 
+mod column;
+mod methods;
 mod plot;
 mod report;
 mod row;
@@ -11,52 +13,58 @@ use crate::commands::probe::Parts;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::output;
 use anyhow::{Context, anyhow};
+use methods::{Budget, Rates};
 use report::Report;
 use row::Setting;
-use selfsup_data::{OpenOptions, open_labelled_parts};
+use selfsup_data::{OpenOptions, Source, open_labelled_parts};
 use selfsup_train::PretrainConfig;
-use study::{Row, Run};
+use study::{Question, Row, Run};
 use toml::{Table, Value};
+
+/// Passes over the images of each method, where the command does not say.
+const DEFAULT_PASSES: u64 = 4;
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result {
-    let study = args.study;
-    let base =
-        |method: &'static str| -> anyhow::Result<PretrainConfig> { resolve(&args, method, &Table::new()) };
-    let rows: Vec<Row> = study
-        .rows(&base)
-        .or_usage()?
-        .into_iter()
-        .filter(|row| args.only.is_empty() || args.only.iter().any(|name| row.name.contains(name)))
-        .collect();
-    if rows.is_empty() {
+    let mut question = ask(&args)?;
+    question.rows.retain(|row| args.only.is_empty() || args.only.iter().any(|name| row.name.contains(name)));
+    if question.rows.is_empty() {
         return Err(Failure::Usage(anyhow!("no row's name contains any of {:?}", args.only)));
     }
+    let open = |source: &str| open_labelled_parts(source, None, &OpenOptions::default()).or_usage();
+    let data = Parts::from(open(&args.data)?);
+    let transfer = args.transfer.as_deref().map(open).transpose()?.map(Parts::from);
     // Every configuration is checked before the first row is run.
+    let mut rates = Rates::open(&args.out)?;
     let mut plan = Vec::new();
     for seed in 0..args.seeds {
-        for row in &rows {
-            plan.push((row, config(&args, row, seed).or_usage()?));
+        for row in &question.rows {
+            plan.push((row.clone(), config(&args, row, seed, &data, &mut rates)?));
         }
     }
     if args.dry_run {
-        for (row, config) in plan.iter().take(rows.len()) {
+        for (row, config) in plan.iter().take(question.rows.len()) {
             output::print_line(format!("# {}\n{}", row.name, config.to_toml()))?;
         }
         return Ok(());
     }
-    let data = Parts::from(open_labelled_parts(&args.data, None, &OpenOptions::default()).or_usage()?);
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))
         .or_usage()?;
     let extract = ExtractArgs::new(&args.device, args.workers, args.quiet);
-    let setting =
-        Setting { out: &args.out, data: &data, extract: &extract, embeddings: study.measures_embeddings() };
-    let mut report =
-        Report::new(study, &args.data, rows.iter().map(|row| (row.name.clone(), row.place)).collect());
+    let columns = question.columns.clone();
+    let setting = Setting {
+        out: &args.out,
+        data: &data,
+        extract: &extract,
+        transfer: transfer.as_ref(),
+        columns: &columns,
+        embeddings: question.embeddings,
+    };
+    let mut report = Report::new(question, &args.data);
     let mut left = Vec::new();
     for (row, config) in plan {
-        match setting.done(row, &config)? {
+        match setting.done(&row, &config)? {
             Some(outcome) => report.add(outcome),
             None => left.push((row, config)),
         }
@@ -64,7 +72,7 @@ pub fn run(args: BenchArgs) -> Result {
     let total = left.len();
     for (i, (row, config)) in left.into_iter().enumerate() {
         output::say(format_args!("[{}/{total}] {} with seed {}", i + 1, row.name, config.seed));
-        match setting.run(row, &config) {
+        match setting.run(&row, &config) {
             Ok(outcome) => report.add(outcome),
             Err(Failure::Interrupted(text)) => return Err(Failure::Interrupted(text)),
             Err(Failure::Work(error) | Failure::Usage(error)) => {
@@ -82,15 +90,53 @@ pub fn run(args: BenchArgs) -> Result {
     }
 }
 
+fn ask(args: &BenchArgs) -> Result<Question> {
+    match args.study {
+        Some(study) => {
+            for (flag, given) in
+                [("--transfer", args.transfer.is_some()), ("--budget-minutes", args.budget_minutes.is_some())]
+            {
+                if given {
+                    return Err(Failure::Usage(anyhow!("{flag} is for --methods")));
+                }
+            }
+            let base = |method: &'static str| resolve(args, method, &Table::new());
+            study.question(&base).or_usage()
+        }
+        None => Ok(methods::question(&methods::named(&args.methods)?, args.transfer.is_some())),
+    }
+}
+
 /// A row's resolved configuration.
-fn config(args: &BenchArgs, row: &Row, seed: u64) -> anyhow::Result<PretrainConfig> {
+fn config(
+    args: &BenchArgs,
+    row: &Row,
+    seed: u64,
+    data: &Parts,
+    rates: &mut Rates<'_>,
+) -> Result<PretrainConfig> {
     let (method, mut settings) = match &row.run {
         Run::Train { method, settings } => (*method, settings.clone()),
-        Run::Pixels | Run::Untrained => ("simclr", Table::new()),
+        Run::Pixels | Run::Untrained | Run::Supervised => ("simclr", Table::new()),
     };
-    let seed = i64::try_from(seed).context("--seeds is too large")?;
-    settings.insert("seed".into(), seed.into());
-    resolve(args, method, &settings)
+    settings.insert("seed".into(), i64::try_from(seed).context("--seeds is too large").or_usage()?.into());
+    if args.study.is_none() && args.arch.is_none() {
+        // One encoder for all.
+        settings.insert("arch".into(), resolve(args, "simclr", &Table::new()).or_usage()?.arch.into());
+    }
+    let config = resolve(args, method, &settings).or_usage()?;
+    if args.study.is_some() {
+        return Ok(config);
+    }
+    let budget = match args.budget_minutes {
+        Some(minutes) => Budget::Minutes(minutes),
+        None => Budget::Passes(args.epochs.unwrap_or(DEFAULT_PASSES)),
+    };
+    let images = data.train().len();
+    let steps = methods::steps(budget, &config, images, rates)?;
+    settings.insert("steps".into(), i64::try_from(steps).context("too many steps").or_usage()?.into());
+    settings.extend(methods::schedule(steps as f64 * config.batch_size as f64 / images as f64));
+    resolve(args, method, &settings).or_usage()
 }
 
 /// A method's defaults with the command's settings, and a row's over them.

@@ -3,6 +3,7 @@
 //! Colours are Okabe and Ito's, told apart with any colour vision; curves have markers of their own besides, and cells their
 //! numbers.
 
+use super::column::Column;
 use super::report::{Percent, Report};
 use super::study::Place;
 use anyhow::{Result, anyhow};
@@ -18,17 +19,27 @@ const VERMILION: RGBColor = RGBColor(213, 94, 0);
 const SIZE: (u32, u32) = (820, 520);
 const CELL: i32 = 92;
 const WORDS: i32 = 110;
+/// Of a list: its lines, what is above and below them, and what is left of them.
+const LINE: i32 = 26;
+const HEAD: i32 = 44;
+const FOOT: i32 = 56;
+const NAMES: i32 = 150;
+const GREEN: RGBColor = RGBColor(0, 158, 115);
+const ORANGE: RGBColor = RGBColor(230, 159, 0);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// The picture as SVG.
 pub fn render(report: &Report) -> Result<String> {
-    let of = |wanted: fn(&Place) -> bool| report.rows().iter().filter(|(_, place)| wanted(place)).count();
+    let of = |wanted: fn(&Place) -> bool| report.rows().filter(|(_, place)| wanted(place)).count();
+    let ranks = of(|place| *place == Place::Rank);
     let cells = of(|place| matches!(place, Place::Cell { .. }));
     let size = if cells > 0 {
         let side = (WORDS + CELL * names(report, |row, _| row).len() as i32 + 24) as u32;
         (side, side + 40)
+    } else if ranks > 0 {
+        (SIZE.0, (LINE * ranks as i32 + HEAD + FOOT) as u32)
     } else {
         SIZE
     };
@@ -39,6 +50,8 @@ pub fn render(report: &Report) -> Result<String> {
             root.fill(&WHITE)?;
             if cells > 0 {
                 matrix(report, &root)
+            } else if ranks > 0 {
+                dots(report, &root)
             } else if of(|place| matches!(place, Place::Bar)) > 0 {
                 bars(report, &root)
             } else {
@@ -64,18 +77,18 @@ fn range(values: impl Iterator<Item = Percent>) -> std::ops::Range<f64> {
 }
 
 fn linear(report: &Report, row: &str) -> Option<Percent> {
-    report.percent(row, |t| Some(t.linear))
+    report.percent(row, Column::Linear)
 }
 
 fn baselines(report: &Report) -> Vec<(String, Percent)> {
-    let rows = report.rows().iter().filter(|(_, place)| *place == Place::Baseline);
-    rows.filter_map(|(name, _)| Some((name.clone(), linear(report, name)?))).collect()
+    let rows = report.rows().filter(|(_, place)| *place == Place::Baseline);
+    rows.filter_map(|(name, _)| Some((name.to_owned(), linear(report, name)?))).collect()
 }
 
 fn curves(report: &Report, root: &Area) -> Drawn {
     let mut series: Vec<(&'static str, Vec<(f64, Percent)>)> = Vec::new();
     for (name, place) in report.rows() {
-        let (Place::Point { series: of, x }, Some(y)) = (*place, linear(report, name)) else { continue };
+        let (Place::Point { series: of, x }, Some(y)) = (place, linear(report, name)) else { continue };
         match series.iter_mut().find(|(name, _)| *name == of) {
             Some((_, points)) => points.push((x, y)),
             None => series.push((of, vec![(x, y)])),
@@ -100,7 +113,7 @@ fn curves(report: &Report, root: &Area) -> Drawn {
         .label_style((FONT, 16, &INK))
         .axis_desc_style((FONT, 18, &INK))
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .x_desc(report.study().axis())
+        .x_desc(report.question().axis)
         .y_desc("linear probe, top-1, %")
         .draw()?;
     let mut words = Vec::new();
@@ -134,12 +147,12 @@ fn curves(report: &Report, root: &Area) -> Drawn {
 
 /// Words to the right of the places that they belong to, moved apart where they would stand on each other.
 fn beside(mut words: Vec<(&str, RGBColor, (i32, i32))>, root: &Area) -> Drawn {
-    const LINE: i32 = 17;
+    const STEP: i32 = 17;
     words.sort_by_key(|(.., at)| at.1);
     let mut free = i32::MIN;
     for (text, colour, (x, y)) in words {
         let y = y.max(free);
-        free = y + LINE;
+        free = y + STEP;
         let style = (FONT, 15).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center));
         root.draw_text(text, &style, (x + 6, y))?;
     }
@@ -150,9 +163,8 @@ fn beside(mut words: Vec<(&str, RGBColor, (i32, i32))>, root: &Area) -> Drawn {
 fn bars(report: &Report, root: &Area) -> Drawn {
     let rows: Vec<(&str, [Option<Percent>; 2])> = report
         .rows()
-        .iter()
         .filter(|(_, place)| *place == Place::Bar)
-        .map(|(name, _)| (&name[..], [linear(report, name), report.percent_behind(name, |t| Some(t.linear))]))
+        .map(|(name, _)| (name, [linear(report, name), report.percent_behind(name, Column::Linear)]))
         .collect();
     let baselines = baselines(report);
     let shown = rows.iter().flat_map(|(_, both)| both.iter().flatten().copied());
@@ -173,7 +185,7 @@ fn bars(report: &Report, root: &Area) -> Drawn {
         .axis_style(INK)
         .label_style((FONT, 16, &INK))
         .axis_desc_style((FONT, 18, &INK))
-        .x_desc(report.study().axis())
+        .x_desc(report.question().axis)
         .y_desc("linear probe, top-1, %")
         .draw()?;
     let words = |position| (FONT, 15).into_font().color(&INK).pos(position);
@@ -206,6 +218,70 @@ fn bars(report: &Report, root: &Area) -> Drawn {
     Ok(())
 }
 
+/// A line a row: four measures, told apart by colour and shape, each with its spread.
+fn dots(report: &Report, root: &Area) -> Drawn {
+    let measures = [
+        (Column::Knn, BLUE, "kNN"),
+        (Column::Linear, VERMILION, "linear"),
+        (Column::Few(10), GREEN, "linear, 10 a class"),
+        (Column::Finetuned(100), ORANGE, "fine-tuned, 100 a class"),
+    ];
+    let rows: Vec<&str> = report.rows().map(|(name, _)| name).collect();
+    let shown = || rows.iter().flat_map(|row| measures.iter().filter_map(|(c, ..)| report.percent(row, *c)));
+    let x = range(shown());
+    let mut chart = ChartBuilder::on(root)
+        .margin_top(HEAD)
+        .margin_right(24)
+        .margin_left(NAMES)
+        .x_label_area_size(FOOT)
+        .build_cartesian_2d(x, 0.0..rows.len() as f64)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(0)
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRAY.mix(0.35))
+        .axis_style(INK)
+        .label_style((FONT, 16, &INK))
+        .axis_desc_style((FONT, 18, &INK))
+        .x_desc(report.question().axis)
+        .draw()?;
+    for (i, row) in rows.iter().enumerate() {
+        let y = rows.len() as f64 - i as f64 - 0.5;
+        for (j, (column, colour, _)) in measures.iter().enumerate() {
+            let Some(p) = report.percent(row, *column) else { continue };
+            let ends = [(p.mean - p.std, y), (p.mean + p.std, y)];
+            chart.draw_series([PathElement::new(ends, colour.stroke_width(2))])?;
+            marker(root, chart.backend_coord(&(p.mean, y)), j, *colour)?;
+        }
+        let (_, at) = chart.backend_coord(&(0.0, y));
+        let style = (FONT, 15).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
+        root.draw_text(row, &style, (NAMES - 10, at))?;
+    }
+    let mut left = NAMES;
+    for (j, (_, colour, text)) in measures.iter().enumerate() {
+        marker(root, (left + 6, HEAD / 2), j, *colour)?;
+        let style = (FONT, 15).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        root.draw_text(text, &style, (left + 18, HEAD / 2))?;
+        left += 44 + 8 * text.len() as i32;
+    }
+    Ok(())
+}
+
+/// A disc, a triangle, a square or a cross.
+fn marker(root: &Area, at: (i32, i32), shape: usize, colour: RGBColor) -> Drawn {
+    match shape {
+        0 => root.draw(&Circle::new(at, 5, colour.filled()))?,
+        1 => root.draw(&TriangleMarker::new(at, 7, colour.filled()))?,
+        2 => {
+            let corners = [(at.0 - 5, at.1 - 5), (at.0 + 5, at.1 + 5)];
+            root.draw(&Rectangle::new(corners, colour.filled()))?;
+        }
+        _ => root.draw(&Cross::new(at, 5, colour.stroke_width(3)))?,
+    }
+    Ok(())
+}
+
 /// The names on one side of the matrix, in order.
 fn names(report: &Report, side: fn(&'static str, &'static str) -> &'static str) -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -225,11 +301,10 @@ fn matrix(report: &Report, root: &Area) -> Drawn {
     let (rows, columns) = (names(report, |row, _| row), names(report, |_, column| column));
     let cells: Vec<(usize, usize, Percent)> = report
         .rows()
-        .iter()
         .filter_map(|(name, place)| {
             let Place::Cell { row, column } = place else { return None };
             let at = |names: &[&str], name| names.iter().position(|n| *n == name);
-            Some((at(&rows, *row)?, at(&columns, *column)?, linear(report, name)?))
+            Some((at(&rows, row)?, at(&columns, column)?, linear(report, name)?))
         })
         .collect();
     let values = || cells.iter().map(|(.., p)| p.mean);

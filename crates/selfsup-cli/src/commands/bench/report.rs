@@ -1,8 +1,9 @@
 //! A study's results as a table, as JSON and as a picture.
 
+use super::column::{Column, Top1};
 use super::plot;
-use super::row::{Outcome, Top1};
-use super::study::{Place, Study};
+use super::row::Outcome;
+use super::study::{Place, Question};
 use crate::table::render;
 use anyhow::{Context, Result};
 use selfsup_probe::protocol::mean_and_std;
@@ -11,9 +12,8 @@ use std::path::Path;
 
 /// What has been measured so far.
 pub struct Report {
-    study: Study,
+    question: Question,
     data: String,
-    rows: Vec<(String, Place)>,
     outcomes: Vec<Outcome>,
     failures: Vec<(String, u64, String)>,
 }
@@ -45,8 +45,8 @@ impl std::fmt::Display for Percent {
 }
 
 impl Report {
-    pub fn new(study: Study, data: &str, rows: Vec<(String, Place)>) -> Self {
-        Self { study, data: data.into(), rows, outcomes: Vec::new(), failures: Vec::new() }
+    pub fn new(question: Question, data: &str) -> Self {
+        Self { question, data: data.into(), outcomes: Vec::new(), failures: Vec::new() }
     }
 
     pub fn add(&mut self, outcome: Outcome) {
@@ -61,12 +61,13 @@ impl Report {
         self.failures.len()
     }
 
-    pub fn rows(&self) -> &[(String, Place)] {
-        &self.rows
+    /// Each row's name and place.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, Place)> {
+        self.question.rows.iter().map(|row| (&row.name[..], row.place))
     }
 
-    pub fn study(&self) -> Study {
-        self.study
+    pub fn question(&self) -> &Question {
+        &self.question
     }
 
     fn of<'a>(&'a self, row: &'a str) -> impl Iterator<Item = &'a Outcome> {
@@ -74,13 +75,13 @@ impl Report {
     }
 
     /// A measure of a row's features over its seeds.
-    pub fn percent(&self, row: &str, measure: impl Fn(&Top1) -> Option<f64>) -> Option<Percent> {
-        Percent::of(&self.of(row).filter_map(|outcome| measure(&outcome.top1)).collect::<Vec<_>>())
+    pub fn percent(&self, row: &str, column: Column) -> Option<Percent> {
+        Percent::of(&self.of(row).filter_map(|outcome| value(&outcome.top1, column)).collect::<Vec<_>>())
     }
 
     /// The same of the embeddings behind the head.
-    pub fn percent_behind(&self, row: &str, measure: impl Fn(&Top1) -> Option<f64>) -> Option<Percent> {
-        Percent::of(&self.of(row).filter_map(|o| measure(o.behind_head.as_ref()?)).collect::<Vec<_>>())
+    pub fn percent_behind(&self, row: &str, column: Column) -> Option<Percent> {
+        Percent::of(&self.of(row).filter_map(|o| value(o.behind_head.as_ref()?, column)).collect::<Vec<_>>())
     }
 
     /// Peak memory of a row's training in GB, the most of its seeds.
@@ -94,21 +95,19 @@ impl Report {
     }
 
     fn cells(&self) -> Vec<Vec<String>> {
-        let behind = self.study.measures_embeddings();
-        let mut head = vec!["top-1 on the test part, %", "kNN", "linear", "linear, 10 a class"];
-        if behind {
-            head.extend(["kNN behind the head", "linear behind it"]);
-        }
-        head.extend(["views", "minutes", "peak GB"]);
-        let mut cells = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
-        let measures: [fn(&Top1) -> Option<f64>; 3] = [|t| Some(t.knn), |t| Some(t.linear), |t| t.linear_10];
-        for (name, _) in &self.rows {
+        let Question { columns, embeddings, .. } = &self.question;
+        // Behind the head the first two.
+        let behind = if *embeddings { &columns[..2] } else { &[] };
+        let mut head = vec!["top-1 on the test part, %".to_owned()];
+        head.extend(columns.iter().map(|column| column.title()));
+        head.extend(behind.iter().map(|column| column.title() + " behind the head"));
+        head.extend(["views", "minutes", "peak GB"].map(str::to_owned));
+        let mut cells = vec![head];
+        for (name, _) in self.rows() {
             let shown = |percent: Option<Percent>| percent.map_or_else(|| "–".into(), |p| p.to_string());
-            let mut row = vec![name.clone()];
-            row.extend(measures.iter().map(|measure| shown(self.percent(name, measure))));
-            if behind {
-                row.extend(measures[..2].iter().map(|measure| shown(self.percent_behind(name, measure))));
-            }
+            let mut row = vec![name.to_owned()];
+            row.extend(columns.iter().map(|column| shown(self.percent(name, *column))));
+            row.extend(behind.iter().map(|column| shown(self.percent_behind(name, *column))));
             let trained: Vec<&Outcome> = self.of(name).filter(|o| o.views > 0).collect();
             let seconds = trained.iter().map(|o| o.seconds).sum::<f64>() / trained.len().max(1) as f64;
             row.push(trained.first().map_or_else(String::new, |o| o.views.to_string()));
@@ -126,7 +125,7 @@ impl Report {
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         let document = json!({
-            "study": self.study.name(),
+            "study": self.question.name,
             "data": self.data,
             "version": env!("CARGO_PKG_VERSION"),
             "outcomes": self.outcomes,
@@ -139,7 +138,8 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\n{}\n\nOn {}.\n\n", self.study.name(), self.study.claim(), self.data);
+        let mut text =
+            format!("# {}\n\n{}\n\nOn {}.\n\n", self.question.name, self.question.claim, self.data);
         for (i, row) in self.cells().iter().enumerate() {
             text += &format!("| {} |\n", row.join(" | "));
             if i == 0 {
@@ -152,4 +152,8 @@ impl Report {
         }
         text
     }
+}
+
+fn value(top1: &Top1, column: Column) -> Option<f64> {
+    top1.get(&column.key()).copied().flatten()
 }

@@ -1,22 +1,30 @@
 //! A row of a study: a pretraining in a process of its own, then probes. What is done is not done again.
 
+use super::column::{self, Column, Top1};
 use super::study::{Row, Run};
 use crate::args::ExtractArgs;
 use crate::commands::probe::Parts;
 use crate::failure::{Failure, Result};
+use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use candle_core::{Device, Tensor};
+use selfsup_data::Source;
 use selfsup_models::params::ParamBuilder;
 use selfsup_models::{Encoder, Mode, Projector, weights};
-use selfsup_probe::{Features, Frozen, Kind, ProbeConfig, run as probe};
+use selfsup_probe::{Features, FinetuneConfig, Frozen, finetune};
 use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks at a child's memory.
 const LOOK: Duration = Duration::from_millis(20);
+/// Training on labels: the usual recipe of small images, 128 a step, SGD at 0.1, decay 5e-4.
+const SUPERVISED_BATCH: usize = 128;
+const SUPERVISED_LR: f64 = 0.1;
+const SUPERVISED_DECAY: f64 = 5e-4;
 
 /// What a row with one seed has come to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,17 +47,6 @@ pub struct Outcome {
     pub config_sha256: String,
 }
 
-/// Accuracies.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Top1 {
-    /// Weighted nearest neighbours.
-    pub knn: f64,
-    /// Logistic regression on all labels.
-    pub linear: f64,
-    /// Logistic regression on ten labels a class, where there are as many.
-    pub linear_10: Option<f64>,
-}
-
 /// How rows are run.
 pub struct Setting<'a> {
     /// The study's folder.
@@ -58,6 +55,10 @@ pub struct Setting<'a> {
     pub data: &'a Parts,
     /// How features are computed.
     pub extract: &'a ExtractArgs,
+    /// Other data, on which the transfer columns are measured.
+    pub transfer: Option<&'a Parts>,
+    /// What is measured.
+    pub columns: &'a [Column],
     /// Whether embeddings are measured too.
     pub embeddings: bool,
 }
@@ -77,56 +78,37 @@ impl Setting<'_> {
             let why = "holds a row of other settings; give another --out, or delete its folder";
             return Err(Failure::Usage(anyhow!("{} {why}", path.display())));
         }
-        Ok(Some(outcome))
+        // A column that was not asked for then is measured now.
+        let measured = self.columns.iter().all(|column| outcome.top1.contains_key(&column.key()));
+        Ok(measured.then_some(outcome))
     }
 
     /// Runs a row, from its checkpoint if there is one.
     pub fn run(&self, row: &Row, config: &PretrainConfig) -> Result<Outcome> {
         let folder = self.folder(row, config.seed);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let (frozen, trained) = match &row.run {
-            Run::Pixels => (Frozen::Pixels { image_size: config.image_size as u32 }, None),
-            Run::Untrained => {
-                let arch = selfsup_models::arch(&config.arch)?;
-                let device = selfsup_train::device(&config.device)?;
-                (
-                    Frozen::Encoder(Encoder::untrained(arch, config.preprocessing(), config.seed, &device)?),
-                    None,
-                )
-            }
-            Run::Train { method, .. } => {
-                let run = folder.join("run");
-                let trained = train(method, config, &folder, &run, self.extract.quiet)?;
-                let device = selfsup_train::device(&config.device)?;
-                let encoder = Encoder::load(&run.join("encoder.safetensors"), &device)?;
-                (Frozen::Encoder(encoder), Some((run, trained)))
-            }
+        let trained = self.trained(row, config, &folder)?;
+        let frozen = &trained.frozen;
+        let (train, test) = self.data.features(frozen, self.extract, &row.name)?;
+        let classes = self.data.classes();
+        let of = |train: &Features, test: &Features| {
+            column::of_features(self.columns, train, test, classes, config.seed)
         };
-        let (train, test) = self.data.features(&frozen, self.extract, &row.name)?;
-        let top1 = self.measure(&train, &test, config.seed)?;
-        let behind_head = match &trained {
-            Some((run, _)) if self.embeddings => {
+        let mut top1 = of(&train, &test)?;
+        let behind_head = match &trained.run {
+            Some(run) if self.embeddings => {
                 let head = Head::load(run)?;
-                Some(self.measure(&head.apply(&train)?, &head.apply(&test)?, config.seed)?)
+                Some(of(&head.apply(&train)?, &head.apply(&test)?)?)
             }
             _ => None,
         };
-        let (views, seconds, peak_bytes) = match &trained {
-            Some((run, peak)) => {
-                let records = metrics::read(&run.join("metrics.jsonl"))?;
-                let steps = records.last().map_or(0, |record| record.step);
-                // By the records, so that a run that was cut has all of its time.
-                let mut before = 0;
-                let mut seconds = 0.0;
-                for record in &records {
-                    let images = (record.step - before) * config.batch_size as u64;
-                    seconds += images as f64 / record.samples_per_s;
-                    before = record.step;
-                }
-                (2 * steps * config.batch_size as u64, seconds, *peak)
-            }
-            None => (0, 0.0, None),
-        };
+        drop((train, test));
+        top1.extend(column::of_weights(self.columns, frozen, self.data, config.workers, config.seed)?);
+        if let Some(other) = self.transfer {
+            let (train, test) = other.features(frozen, self.extract, &format!("{}: transfer", row.name))?;
+            top1.extend(column::of_transfer(self.columns, &train, &test, other.classes(), config.seed)?);
+        }
+        let Trained { views, seconds, peak_bytes, .. } = trained;
         let outcome = Outcome {
             row: row.name.clone(),
             seed: config.seed,
@@ -143,29 +125,91 @@ impl Setting<'_> {
         Ok(outcome)
     }
 
-    fn folder(&self, row: &Row, seed: u64) -> std::path::PathBuf {
+    fn folder(&self, row: &Row, seed: u64) -> PathBuf {
         self.out.join("rows").join(&row.name).join(format!("seed-{seed}"))
     }
 
-    fn measure(&self, train: &Features, test: &Features, seed: u64) -> Result<Top1> {
-        let of = |kind, labels| -> selfsup_probe::Result<f64> {
-            let config = ProbeConfig {
-                kinds: vec![kind],
-                labels_per_class: vec![labels],
-                seeds: vec![seed],
-                ..ProbeConfig::default()
-            };
-            Ok(probe(train, test, self.data.classes(), &config)?[0].mean)
-        };
-        Ok(Top1 {
-            knn: of(Kind::Knn, None)?,
-            linear: of(Kind::Linear, None)?,
-            linear_10: match of(Kind::Linear, Some(10)) {
-                Err(selfsup_probe::Error::TooFewLabels { .. }) => None,
-                other => Some(other?),
-            },
-        })
+    /// The row's encoder, trained if it is to be.
+    fn trained(&self, row: &Row, config: &PretrainConfig, folder: &Path) -> Result<Trained> {
+        let untrained = |frozen| Trained { frozen, run: None, views: 0, seconds: 0.0, peak_bytes: None };
+        let device = selfsup_train::device(&config.device)?;
+        match &row.run {
+            Run::Pixels => Ok(untrained(Frozen::Pixels { image_size: config.image_size as u32 })),
+            Run::Untrained => Ok(untrained(Frozen::Encoder(config.encoder(&device)?))),
+            Run::Supervised => self.supervised(config, folder, &device),
+            Run::Train { method, .. } => {
+                let run = folder.join("run");
+                let peak_bytes = train(method, config, folder, &run, self.extract.quiet)?;
+                let encoder = Encoder::load(&run.join("encoder.safetensors"), &device)?;
+                let records = metrics::read(&run.join("metrics.jsonl"))?;
+                let steps = records.last().map_or(0, |record| record.step);
+                // By the records, so that a run that was cut has all of its time.
+                let mut before = 0;
+                let mut seconds = 0.0;
+                for record in &records {
+                    let images = (record.step - before) * config.batch_size as u64;
+                    seconds += images as f64 / record.samples_per_s;
+                    before = record.step;
+                }
+                let views = config.method.views() as u64 * steps * config.batch_size as u64;
+                let frozen = Frozen::Encoder(encoder);
+                Ok(Trained { frozen, run: Some(run), views, seconds, peak_bytes })
+            }
+        }
     }
+
+    /// The encoder trained on all labels, on as many views as a pretraining of this configuration; from its file if it is there.
+    fn supervised(&self, config: &PretrainConfig, folder: &Path, device: &Device) -> Result<Trained> {
+        let path = folder.join("encoder.safetensors");
+        let train = self.data.train();
+        let batch = SUPERVISED_BATCH.min(train.len());
+        let per_epoch = train.len().div_ceil(batch);
+        let images = 2 * config
+            .steps
+            .map_or(config.epochs * train.len() as u64, |steps| steps * config.batch_size as u64);
+        let steps = (images as usize).div_ceil(batch).max(1);
+        let finetune = FinetuneConfig {
+            epochs: (steps / per_epoch).max(1),
+            min_steps: steps,
+            batch_size: batch,
+            backbone_lr: SUPERVISED_LR,
+            head_lr: SUPERVISED_LR,
+            weight_decay: SUPERVISED_DECAY,
+            workers: config.workers,
+            ..FinetuneConfig::default()
+        };
+        let start = Instant::now();
+        let (encoder, seconds) = if path.exists() {
+            (Encoder::load(&path, device)?, f64::NAN)
+        } else {
+            let total = finetune.steps(train.len()) as u64;
+            let mut bar = Progress::new("supervised", total, 0, self.extract.quiet);
+            let mut done = 0;
+            let mut stepped = || {
+                done += 1;
+                bar.at(done, || "steps".into());
+            };
+            let (classes, seed) = (self.data.classes().len(), config.seed);
+            let labelled = finetune::labelled(train);
+            let tuned =
+                finetune::fit(&config.encoder(device)?, &labelled, classes, &finetune, seed, &mut stepped)?;
+            bar.finish();
+            tuned.encoder.save(&path, &BTreeMap::from([("method".to_owned(), "supervised".to_owned())]))?;
+            (tuned.encoder, start.elapsed().as_secs_f64())
+        };
+        let views = (finetune.steps(train.len()) * batch) as u64;
+        Ok(Trained { frozen: Frozen::Encoder(encoder), run: None, views, seconds, peak_bytes: None })
+    }
+}
+
+/// An encoder, and what its training took.
+struct Trained {
+    frozen: Frozen,
+    /// The run's folder, of a pretraining.
+    run: Option<PathBuf>,
+    views: u64,
+    seconds: f64,
+    peak_bytes: Option<u64>,
 }
 
 /// Pretrains in a process of its own, whose memory is the row's alone, and returns its peak. A run that was cut off goes on.

@@ -2,6 +2,7 @@
 //!
 //! All rows of a study see the same images equally often, begin from the same seeds, and are probed alike.
 
+use super::column::Column;
 use anyhow::Result;
 use clap::ValueEnum;
 use selfsup_augment::{
@@ -25,6 +26,23 @@ pub enum Study {
     Queue,
 }
 
+/// Rows that are compared, and by what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// Its name.
+    pub name: &'static str,
+    /// What it asks, with its source.
+    pub claim: &'static str,
+    /// What the x axis, or the rows, are.
+    pub axis: &'static str,
+    /// What is compared.
+    pub rows: Vec<Row>,
+    /// What is measured.
+    pub columns: Vec<Column>,
+    /// Whether features behind the head are measured too.
+    pub embeddings: bool,
+}
+
 /// What a row trains.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -43,6 +61,8 @@ pub enum Run {
     Pixels,
     /// The untrained encoder.
     Untrained,
+    /// The encoder trained on all labels.
+    Supervised,
     /// A pretraining.
     Train {
         /// The method's name.
@@ -59,6 +79,8 @@ pub enum Place {
     Baseline,
     /// A bar.
     Bar,
+    /// A line of a list.
+    Rank,
     /// A point of a curve.
     Point {
         /// The curve.
@@ -77,7 +99,7 @@ pub enum Place {
 
 impl Study {
     /// Its name on the command line.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Study::Heads => "heads",
             Study::Augmentation => "augmentation",
@@ -87,7 +109,7 @@ impl Study {
     }
 
     /// The claim that it tests, with its source.
-    pub fn claim(self) -> &'static str {
+    fn claim(self) -> &'static str {
         match self {
             Study::Heads => {
                 "A non-linear projection head is better than a linear one, and that than none; features from before the head are \
@@ -106,7 +128,7 @@ impl Study {
     }
 
     /// What the x axis, or the rows, are.
-    pub fn axis(self) -> &'static str {
+    fn axis(self) -> &'static str {
         match self {
             Study::Heads => "head",
             Study::Augmentation => "transforms",
@@ -115,13 +137,20 @@ impl Study {
         }
     }
 
-    /// Whether features behind the head are measured too.
-    pub fn measures_embeddings(self) -> bool {
-        self == Study::Heads
+    /// The whole of it, see [`Study::rows`].
+    pub fn question(self, base: &dyn Fn(&'static str) -> Result<PretrainConfig>) -> Result<Question> {
+        Ok(Question {
+            name: self.name(),
+            claim: self.claim(),
+            axis: self.axis(),
+            rows: self.rows(base)?,
+            columns: vec![Column::Knn, Column::Linear, Column::Few(10)],
+            embeddings: self == Study::Heads,
+        })
     }
 
     /// The rows. `base` has the command's settings: what differs is worked out from its image size and rates.
-    pub fn rows(self, base: &dyn Fn(&'static str) -> Result<PretrainConfig>) -> Result<Vec<Row>> {
+    fn rows(self, base: &dyn Fn(&'static str) -> Result<PretrainConfig>) -> Result<Vec<Row>> {
         let baseline = |name: &str, run| Row { name: name.into(), place: Place::Baseline, run };
         let mut rows = vec![baseline("pixels", Run::Pixels), baseline("untrained", Run::Untrained)];
         match self {

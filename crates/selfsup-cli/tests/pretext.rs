@@ -1,0 +1,161 @@
+//! The commands round the pretext tasks: layers, pictures of a run's model, colours for one's own images, permutations.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
+    let output = command.current_dir(folder).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn fails(folder: &Path, args: &[&str], part: &str) {
+    let (status, _, stderr) = run(folder, args);
+    assert_eq!(status, 2, "{args:?}: {stderr}");
+    assert!(stderr.contains(part), "{args:?}: {stderr}");
+}
+
+/// A picture with colours, of a size that no network has.
+fn picture(path: &Path, shift: u32) {
+    let image = image::RgbImage::from_fn(45, 30, |x, y| {
+        image::Rgb([(x * 5 + shift) as u8, (y * 8) as u8, (255 - x * 3 - shift % 100) as u8])
+    });
+    image.save(path).unwrap();
+}
+
+/// Forty pictures in `photos`, and a short run on them.
+fn trained(folder: &Path, method: &str) {
+    fs::create_dir_all(folder.join("photos")).unwrap();
+    for i in 0..40 {
+        picture(&folder.join(format!("photos/{i:02}.png")), 6 * i);
+    }
+    let small =
+        ["--image-size", "16", "--batch-size", "8", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
+    let mut args = vec!["pretrain", method, "--data", "photos", "--steps", "3", "--out", "run"];
+    args.extend(small);
+    let (status, _, stderr) = run(folder, &args);
+    assert_eq!(status, 0, "{stderr}");
+}
+
+#[test]
+fn images_are_coloured_at_full_size_and_keep_their_lightness() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    trained(d, "colorization");
+    fs::create_dir_all(d.join("mine/inner")).unwrap();
+    picture(&d.join("mine/a.png"), 3);
+    picture(&d.join("mine/inner/b.png"), 9);
+    picture(&d.join("c.png"), 20);
+    let (status, stdout, stderr) = run(d, &["colorize", "run", "c.png", "mine", "--out", "out", "--quiet"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains("3 images coloured in out"), "{stdout}");
+    for (from, to) in
+        [("c.png", "out/c.png"), ("mine/a.png", "out/a.png"), ("mine/inner/b.png", "out/inner/b.png")]
+    {
+        let open = |path: &str| image::open(d.join(path)).unwrap().into_rgb8();
+        let (truth, coloured) = (open(from), open(to));
+        assert_eq!(coloured.dimensions(), (45, 30));
+        // Lightness by its formula's main part, luminance: alike but where colours are cut off at the gamut's border.
+        let light = |p: &image::Rgb<u8>| {
+            let linear = |v: u8| (f64::from(v) / 255.0).powf(2.2);
+            0.2126 * linear(p[0]) + 0.7152 * linear(p[1]) + 0.0722 * linear(p[2])
+        };
+        let near = truth.pixels().zip(coloured.pixels()).filter(|(a, b)| (light(a) - light(b)).abs() < 0.03);
+        assert!(near.count() > 1000, "of 1350 pixels");
+    }
+    // A file that is no image is named, the rest is coloured, and the status says so.
+    fs::write(d.join("text.png"), "not an image").unwrap();
+    let (status, stdout, stderr) = run(d, &["colorize", "run", "text.png", "c.png", "--out", "out2"]);
+    assert_eq!(status, 1);
+    assert!(
+        stdout.contains("1 images") && stderr.contains("skipped text.png") && d.join("out2/c.png").exists(),
+        "{stderr}"
+    );
+    fails(d, &["colorize", "run", "nothing.png", "--out", "out3"], "nothing.png");
+    fails(d, &["colorize", "run", "c.png", "./c.png", "--out", "out3"], "two of the images");
+    fails(d, &["colorize", "photos", "c.png", "--out", "out3"], "config.toml");
+    fails(d, &["colorize", "run", "c.png", "--out", "out3", "--temperature", "0"], "temperature");
+    assert!(!d.join("out3").exists());
+}
+
+#[test]
+fn a_run_s_pictures_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    trained(d, "inpainting");
+    let (status, stdout, stderr) =
+        run(d, &["show", "inpainting", "--run", "run", "--images", "2", "--draws", "1", "--out", "show.png"]);
+    assert_eq!(status, 0, "{stderr}");
+    assert!(stdout.contains("image, hole, input, completion, truth"), "{stdout}");
+    let (width, height) = image::image_dimensions(d.join("show.png")).unwrap();
+    assert_eq!((width / 100, height / 100), (6, 2), "{width}×{height}: six columns, two rows");
+    fails(d, &["show", "rotation", "--run", "run", "--out", "show.png"], "a run of inpainting");
+    fails(d, &["colorize", "run", "show.png", "--out", "out"], "a run of inpainting");
+}
+
+#[test]
+fn layers_are_probed_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for (class, channel) in [("red", 0), ("blue", 2)] {
+        fs::create_dir_all(d.join("colours").join(class)).unwrap();
+        for i in 0..20u8 {
+            let mut pixel = [40 + 3 * i; 3];
+            pixel[channel] = 220;
+            let path = d.join("colours").join(class).join(format!("{i}.png"));
+            image::RgbImage::from_pixel(12, 12, image::Rgb(pixel)).save(path).unwrap();
+        }
+    }
+    let probe = |layer: &'static str| {
+        let common =
+            ["probe", "random:resnet10-mini", "--data", "colours", "--image-size", "12", "--quiet", "--json"];
+        run(d, &[&common[..], &["--kind", "knn", "--layer", layer]].concat())
+    };
+    let (status, stdout, stderr) = probe("layer3,stem");
+    assert_eq!(status, 0, "{stderr}");
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    let layers: Vec<&str> =
+        json["results"].as_array().unwrap().iter().map(|r| r["layer"].as_str().unwrap()).collect();
+    assert_eq!(layers, ["stem", "layer3"]);
+    let (_, stdout, _) = probe("all");
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["results"].as_array().unwrap().len(), 5);
+    let (status, _, stderr) = probe("layer7");
+    assert_eq!(status, 2);
+    assert!(stderr.contains("there is no layer `layer7`") && stderr.contains("layer4.0"), "{stderr}");
+    fails(d, &["probe", "pixels", "--data", "colours", "--layer", "stem"], "pixels have no layers");
+    let tune =
+        ["probe", "random:resnet10-mini", "--data", "colours", "--kind", "finetune", "--layer", "stem"];
+    fails(d, &tune, "fine-tuning trains all layers");
+}
+
+/// What is built in is what the command prints, and a run takes it as a file.
+#[test]
+fn permutations_are_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let (status, stdout, _) = run(d, &["permutations", "--count", "12"]);
+    assert_eq!(status, 0);
+    let orders: Vec<Vec<usize>> =
+        stdout.lines().map(|l| l.split(' ').map(|n| n.parse().unwrap()).collect()).collect();
+    assert_eq!(orders.len(), 12);
+    for (i, a) in orders.iter().enumerate() {
+        let mut sorted = a.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..9).collect::<Vec<_>>());
+        for b in &orders[..i] {
+            let differ = a.iter().zip(b).filter(|(a, b)| a != b).count();
+            assert!(differ >= if i < 9 { 9 } else { 8 }, "{a:?} and {b:?}");
+        }
+    }
+    let (status, _, _) = run(d, &["permutations", "--count", "12", "--out", "orders.txt"]);
+    assert_eq!((status, fs::read_to_string(d.join("orders.txt")).unwrap()), (0, stdout));
+    let plan = ["pretrain", "jigsaw", "--dry-run", "--set", "method.permutation_file=orders.txt", "--set"];
+    let (status, _, stderr) = run(d, &[&plan[..], &["method.permutations=12"]].concat());
+    assert_eq!(status, 0, "{stderr}");
+    fails(d, &[&plan[..], &["method.permutations=64"]].concat(), "12 orders");
+    fails(d, &["permutations", "--count", "1"], "2 to 362880");
+}

@@ -7,8 +7,10 @@
 use crate::method::Method;
 use crate::{Error, PretrainConfig, Result};
 use candle_core::{DType, Tensor};
+use selfsup_data::{Dataset, Source};
 use selfsup_models::weights::{self, WeightFile};
 use selfsup_optim::Optimizer;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -16,18 +18,39 @@ const KIND: &str = "selfsup checkpoint";
 
 /// How far a run is, and on what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub struct Position<'a> {
     /// Steps done.
     pub step: u64,
-    /// Images in the data: the order of an epoch depends on it.
-    pub samples: usize,
+    /// What it is trained on.
+    pub images: &'a Images,
+}
+
+/// The images of a run, so that one is not taken up with others: an epoch's order is by their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    count: usize,
+    /// SHA-256 of their ids, in order.
+    sha256: String,
+}
+
+impl Images {
+    /// Those of a source.
+    pub fn of(data: &Dataset) -> Self {
+        let mut hash = Sha256::new();
+        for sample in data.samples() {
+            hash.update((sample.id.len() as u64).to_le_bytes());
+            hash.update(sample.id.as_bytes());
+        }
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { count: data.len(), sha256 }
+    }
 }
 
 /// Writes the state at a position. The old file stays until the new one is whole. Weights that are not finite
 /// are an error: the last good checkpoint is worth more.
 pub fn save(
     path: &Path,
-    at: Position,
+    at: Position<'_>,
     config: &PretrainConfig,
     method: &dyn Method,
     optimizer: &dyn Optimizer,
@@ -54,7 +77,8 @@ pub fn save(
     for (key, value) in [
         ("kind", KIND.to_owned()),
         ("step", at.step.to_string()),
-        ("samples", at.samples.to_string()),
+        ("samples", at.images.count.to_string()),
+        ("samples_sha256", at.images.sha256.clone()),
         ("config", config.to_toml()),
         ("config_sha256", config.sha256()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -65,10 +89,10 @@ pub fn save(
 }
 
 /// Sets method and optimiser from a file and returns the number of steps done. Tensors that do not fit this
-/// configuration's model are an error that names them; so is data of another size.
+/// configuration's model are an error that names them; so is data of another size or with other images.
 pub fn load(
     path: &Path,
-    samples: usize,
+    images: &Images,
     config: &PretrainConfig,
     method: &mut dyn Method,
     optimizer: &mut dyn Optimizer,
@@ -88,9 +112,16 @@ pub fn load(
     };
     let step = number("step")?;
     let trained_on = number("samples")?;
-    if trained_on != samples as u64 {
+    if trained_on != images.count as u64 {
         return Err(fail(format!(
-            "the run was trained on {trained_on} images, but `{}` has {samples}",
+            "the run was trained on {trained_on} images, but `{}` has {}",
+            config.data, images.count
+        )));
+    }
+    // Earlier versions did not write it.
+    if file.metadata.get("samples_sha256").is_some_and(|sha256| *sha256 != images.sha256) {
+        return Err(fail(format!(
+            "the run was trained on other images than those of `{}`: as many, but not the same names in the same order",
             config.data
         )));
     }

@@ -1,6 +1,6 @@
 //! The one training loop. A method gives it examples and losses; nothing here knows which method it is.
 
-use crate::checkpoint::{self, Position};
+use crate::checkpoint::{self, Images, Position};
 use crate::method::{Example, Method, Prepare, Progress, collate};
 use crate::metrics::{MetricsWriter, Record, now};
 use crate::run_folder::RunFolder;
@@ -62,6 +62,7 @@ pub struct Trainer {
     config: PretrainConfig,
     folder: RunFolder,
     data: Arc<Dataset>,
+    images: Images,
     method: Box<dyn Method>,
     optimizer: Box<dyn Optimizer>,
     params: Vec<Param>,
@@ -75,7 +76,8 @@ impl Trainer {
         check_sizes(&config, &data)?;
         method.measure(&data)?;
         let folder = RunFolder::create(path, &config)?;
-        Ok(Self { config, folder, data, method, optimizer, params, step: 0 })
+        let images = Images::of(&data);
+        Ok(Self { config, folder, data, images, method, optimizer, params, step: 0 })
     }
 
     /// Goes on with the run of a folder from its checkpoint. `config` may differ from the run's own where
@@ -84,10 +86,11 @@ impl Trainer {
         let (folder, old) = RunFolder::open(path)?;
         config.check_resumable_from(&old)?;
         let (mut method, mut optimizer, params) = build(&config, data.len())?;
+        let images = Images::of(&data);
         let step =
-            checkpoint::load(&folder.checkpoint(), data.len(), &config, method.as_mut(), optimizer.as_mut())?;
+            checkpoint::load(&folder.checkpoint(), &images, &config, method.as_mut(), optimizer.as_mut())?;
         folder.write_config(&config)?;
-        Ok(Self { config, folder, data, method, optimizer, params, step })
+        Ok(Self { config, folder, data, images, method, optimizer, params, step })
     }
 
     /// Steps in an epoch: whole batches only.
@@ -216,7 +219,7 @@ impl Trainer {
     }
 
     fn write_checkpoint(&self, path: &Path) -> Result<()> {
-        let at = Position { step: self.step, samples: self.data.len() };
+        let at = Position { step: self.step, images: &self.images };
         checkpoint::save(path, at, &self.config, self.method.as_ref(), self.optimizer.as_ref())
     }
 

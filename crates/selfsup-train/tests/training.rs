@@ -213,3 +213,15 @@ fn data_of_another_size_is_refused_at_resume() {
     let error = Trainer::resume(config, fewer, folder.path()).err().unwrap().to_string();
     assert!(error.contains("100 images") && error.contains("90"), "{error}");
 }
+
+#[test]
+fn as_many_other_images_are_refused_at_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&["steps=2"]);
+    train(&config, folder.path()).unwrap();
+    let mut others: Vec<usize> = (0..100).collect();
+    others.swap(3, 4);
+    let others = Arc::new(data().subset(&others));
+    let error = Trainer::resume(config, others, folder.path()).err().unwrap().to_string();
+    assert!(error.contains("other images") && error.contains("same order"), "{error}");
+}

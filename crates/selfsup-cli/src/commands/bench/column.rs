@@ -65,16 +65,18 @@ impl Column {
     }
 }
 
-/// Measures features by those of the columns that are of the data itself and need no more than features.
+/// Measures features by those of the columns that need no more: those of the data itself, or, of the other data's features, those of
+/// transfer.
 pub fn of_features(
     columns: &[Column],
+    transfer: bool,
     train: &Features,
     test: &Features,
     classes: &[String],
     seed: u64,
 ) -> Result<Top1> {
     let mut top1 = Top1::new();
-    for column in columns.iter().filter(|column| !column.is_transfer()) {
+    for column in columns.iter().filter(|column| column.is_transfer() == transfer) {
         if let Some(value) = of_probe(*column, train, test, classes, seed)? {
             top1.insert(column.key(), value);
         }
@@ -131,23 +133,6 @@ pub fn of_weights(
             Frozen::Pixels { .. } => None,
         };
         top1.insert(column.key(), value);
-    }
-    Ok(top1)
-}
-
-/// Measures features of other data.
-pub fn of_transfer(
-    columns: &[Column],
-    train: &Features,
-    test: &Features,
-    classes: &[String],
-    seed: u64,
-) -> Result<Top1> {
-    let mut top1 = Top1::new();
-    for column in columns.iter().filter(|column| column.is_transfer()) {
-        if let Some(value) = of_probe(*column, train, test, classes, seed)? {
-            top1.insert(column.key(), value);
-        }
     }
     Ok(top1)
 }

@@ -92,7 +92,7 @@ impl Setting<'_> {
         let (train, test) = self.data.features(frozen, self.extract, &row.name)?;
         let classes = self.data.classes();
         let of = |train: &Features, test: &Features| {
-            column::of_features(self.columns, train, test, classes, config.seed)
+            column::of_features(self.columns, false, train, test, classes, config.seed)
         };
         let mut top1 = of(&train, &test)?;
         let behind_head = match &trained.run {
@@ -106,7 +106,14 @@ impl Setting<'_> {
         top1.extend(column::of_weights(self.columns, frozen, self.data, config.workers, config.seed)?);
         if let Some(other) = self.transfer {
             let (train, test) = other.features(frozen, self.extract, &format!("{}: transfer", row.name))?;
-            top1.extend(column::of_transfer(self.columns, &train, &test, other.classes(), config.seed)?);
+            top1.extend(column::of_features(
+                self.columns,
+                true,
+                &train,
+                &test,
+                other.classes(),
+                config.seed,
+            )?);
         }
         let Trained { views, seconds, peak_bytes, .. } = trained;
         let outcome = Outcome {

@@ -335,4 +335,34 @@ mod tests {
         let t = Tensor::new(&all[..], &candle_core::Device::Cpu).unwrap();
         assert_eq!(bytes(&levels(&t).unwrap()).unwrap().to_vec1::<u8>().unwrap(), all);
     }
+
+    /// Of pictures that differ by their level alone it soon says true of the ones and false of the others.
+    #[test]
+    fn the_discriminator_learns_which_pictures_are_true() {
+        use selfsup_models::{Preprocessing, arch};
+        let device = candle_core::Device::Cpu;
+        let layers = [selfsup_augment::Transform::CenterCrop(selfsup_augment::CenterCrop { size: 16 })];
+        let config = InpaintingConfig {
+            hole: Hole::Center,
+            overlap: 0,
+            overlap_weight: 10.0,
+            adversarial: 0.5,
+            discriminator_lr_scale: 0.1,
+            decoder_width: 16,
+            discriminator_width: 8,
+            augmentation: Pipeline(layers.to_vec()),
+        };
+        let preprocessing = Preprocessing::rgb(16, [0.5; 3], [0.25; 3]);
+        let encoder = Encoder::untrained(arch("resnet10-mini").unwrap(), preprocessing, 0, &device).unwrap();
+        let mut adversary = Adversary::new(&config, 8, &encoder, 0).unwrap();
+        let of = |level: f64| (Tensor::rand(-0.2f32, 0.2, (6, 8, 8, 3), &device).unwrap() + level).unwrap();
+        for _ in 0..40 {
+            adversary.learn(&of(0.5), &of(-0.5), 0.002).unwrap();
+        }
+        let says = |level| {
+            let logits = adversary.discriminator.forward(&of(level), Mode::Train).unwrap();
+            logits.mean_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert!(says(0.5) > 0.5 && says(-0.5) < -0.5, "{} and {}", says(0.5), says(-0.5));
+    }
 }

@@ -3,6 +3,9 @@
 use crate::output;
 use std::process::ExitCode;
 
+/// The status after an interruption, as shells have it.
+pub const INTERRUPTED: i32 = 130;
+
 /// Why the program ends.
 #[derive(Debug)]
 pub enum Failure {
@@ -25,7 +28,7 @@ impl Failure {
             Failure::Usage(error) => print(&error, 2),
             Failure::Interrupted(text) => {
                 output::say(text);
-                ExitCode::from(130)
+                ExitCode::from(INTERRUPTED as u8)
             }
         }
     }

@@ -144,8 +144,10 @@ fn a_failed_row_does_not_end_the_study() {
 
 /// `--methods` with small sizes.
 fn methods<'a>(list: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args =
-        vec!["bench", "--methods", list, "--data", "colours", "--out", "out", "--arch", "resnet10-mini"];
+    let mut args = vec!["bench", "--methods", list, "--out", "out", "--arch", "resnet10-mini"];
+    if !more.contains(&"--data") {
+        args.extend(["--data", "colours"]);
+    }
     args.extend(["--quiet", "--seeds", "1", "--set", "batch_size=16", "--set", "image_size=12"]);
     args.extend(more);
     args
@@ -205,6 +207,34 @@ fn minutes_become_steps_once() {
     let (status, _, stderr) = run(d, &args);
     assert!(status == 0 && !stderr.contains("[1/"), "the steps are the same, the row is done: {stderr}");
     assert_eq!(fs::read_to_string(d.join("out/rates.json")).unwrap(), rates);
+}
+
+/// Without colour nothing can be coloured: that row fails, when its speed is measured, and the other is done.
+#[test]
+fn a_method_that_cannot_be_timed_does_not_end_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for (class, level) in [("dark", 0), ("light", 128)] {
+        fs::create_dir_all(d.join("gray").join(class)).unwrap();
+        for i in 0..24u32 {
+            let pixels = image::GrayImage::from_fn(14, 12, |x, y| {
+                image::Luma([level + (x * 31 + y * 17 + i * 53) as u8 % 97])
+            });
+            pixels.save(d.join("gray").join(class).join(format!("{i:02}.png"))).unwrap();
+        }
+    }
+    let args = methods(
+        "rotation,colorization",
+        &["--data", "gray", "--budget-minutes", "0.01", "--only", "rotation", "--only", "colorization"],
+    );
+    let (status, table, stderr) = run(d, &args);
+    assert_eq!(status, 1, "{stderr}");
+    assert!(stderr.contains("colorization with seed 0 failed: colorization could not be timed"), "{stderr}");
+    assert!(stderr.contains("1 of the rows failed"), "{stderr}");
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("colorization").contains('–'), "{table}");
+    assert!(fs::read_to_string(d.join("out/study.md")).unwrap().contains("colorization with seed 0 failed"));
+    assert!(d.join("out/rows/rotation/seed-0/result.json").exists(), "{stderr}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use super::column::Column;
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
-use crate::failure::Result;
+use crate::failure::{Failure, INTERRUPTED, Result};
 use anyhow::{Context, anyhow};
 use selfsup_train::{METHODS, PretrainConfig, metrics};
 use std::collections::BTreeMap;
@@ -88,6 +88,8 @@ pub fn steps(budget: Budget, config: &PretrainConfig, images: usize, rates: &mut
 pub struct Rates<'a> {
     out: &'a Path,
     known: BTreeMap<String, f64>,
+    /// What could not be measured, which is not tried again for the next seed.
+    failed: BTreeMap<String, String>,
 }
 
 impl<'a> Rates<'a> {
@@ -100,7 +102,7 @@ impl<'a> Rates<'a> {
             }
             Err(_) => BTreeMap::new(),
         };
-        Ok(Self { out, known })
+        Ok(Self { out, known, failed: BTreeMap::new() })
     }
 
     fn images_per_s(&mut self, config: &PretrainConfig) -> Result<f64> {
@@ -109,6 +111,9 @@ impl<'a> Rates<'a> {
             format!("{}-{}", config.method.name(), PretrainConfig { seed: 0, ..config.clone() }.sha256());
         if let Some(rate) = self.known.get(&key) {
             return Ok(*rate);
+        }
+        if let Some(why) = self.failed.get(&key) {
+            return Err(anyhow!("{why}").into());
         }
         std::fs::create_dir_all(self.out).with_context(|| format!("cannot make {}", self.out.display()))?;
         let folder = tempfile::tempdir_in(self.out).context("cannot make a folder")?;
@@ -126,8 +131,13 @@ impl<'a> Rates<'a> {
             .stdout(Stdio::null())
             .status()
             .context("cannot start the training")?;
+        if status.code() == Some(INTERRUPTED) {
+            return Err(Failure::Interrupted("interrupted while the methods' speed was measured".into()));
+        }
         if !status.success() {
-            return Err(anyhow!("{} could not be timed: it ended with {status}", config.method.name()).into());
+            let why = format!("{} could not be timed: it ended with {status}", config.method.name());
+            self.failed.insert(key, why.clone());
+            return Err(anyhow!("{why}").into());
         }
         let rate =
             metrics::read(&run.join("metrics.jsonl"))?.last().map_or(1.0, |record| record.samples_per_s);

@@ -37,13 +37,19 @@ pub fn run(args: BenchArgs) -> Result {
     // Every configuration is checked before the first row is run.
     let mut rates = Rates::open(&args.out)?;
     let mut plan = Vec::new();
+    let mut untimed = Vec::new();
     for seed in 0..args.seeds {
         for row in &question.rows {
-            plan.push((row.clone(), config(&args, row, seed, &data, &mut rates)?));
+            match config(&args, row, seed, &data, &mut rates) {
+                Ok(config) => plan.push((row.clone(), config)),
+                // Its speed could not be measured, which is this row's failure alone.
+                Err(Failure::Work(error)) => untimed.push((row.name.clone(), seed, error)),
+                Err(error) => return Err(error),
+            }
         }
     }
     if args.dry_run {
-        for (row, config) in plan.iter().take(question.rows.len()) {
+        for (row, config) in plan.iter().filter(|(_, config)| config.seed == 0) {
             output::print_line(format!("# {}\n{}", row.name, config.to_toml()))?;
         }
         return Ok(());
@@ -62,6 +68,9 @@ pub fn run(args: BenchArgs) -> Result {
         embeddings: question.embeddings,
     };
     let mut report = Report::new(question, &args.data);
+    for (name, seed, error) in untimed {
+        failed(&mut report, &name, seed, &error);
+    }
     let mut left = Vec::new();
     for (row, config) in plan {
         match setting.done(&row, &config)? {
@@ -76,8 +85,7 @@ pub fn run(args: BenchArgs) -> Result {
             Ok(outcome) => report.add(outcome),
             Err(Failure::Interrupted(text)) => return Err(Failure::Interrupted(text)),
             Err(Failure::Work(error) | Failure::Usage(error)) => {
-                output::say(format_args!("{} with seed {} failed: {error:#}", row.name, config.seed));
-                report.fail(&row.name, config.seed, format!("{error:#}"));
+                failed(&mut report, &row.name, config.seed, &error);
             }
         }
         report.write(&args.out)?;
@@ -88,6 +96,11 @@ pub fn run(args: BenchArgs) -> Result {
         0 => Ok(()),
         n => Err(anyhow!("{n} of the rows failed; the same command tries them again").into()),
     }
+}
+
+fn failed(report: &mut Report, row: &str, seed: u64, error: &anyhow::Error) {
+    output::say(format_args!("{row} with seed {seed} failed: {error:#}"));
+    report.fail(row, seed, format!("{error:#}"));
 }
 
 fn ask(args: &BenchArgs) -> Result<Question> {

@@ -4,7 +4,7 @@ use super::column::{self, Column, Top1};
 use super::study::{Row, Run};
 use crate::args::ExtractArgs;
 use crate::commands::probe::Parts;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, INTERRUPTED, Result};
 use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use candle_core::{Device, Tensor};
@@ -254,7 +254,9 @@ fn train(
     };
     match status.code() {
         Some(0) => Ok(peak),
-        Some(130) => Err(Failure::Interrupted("interrupted; the same command goes on from there".into())),
+        Some(INTERRUPTED) => {
+            Err(Failure::Interrupted("interrupted; the same command goes on from there".into()))
+        }
         _ => Err(anyhow!("the training ended with {status}").into()),
     }
 }

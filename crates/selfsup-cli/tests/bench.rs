@@ -1,30 +1,15 @@
 //! Studies: rows that are run once, a table, a picture, failures that do not end the rest.
 
-use assert_cmd::Command;
+mod common;
+
+use common::run;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
-    let output = command.current_dir(folder).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-/// Class folders `red` and `blue`, easily told apart, with some noise in them.
+/// Class folders `red` and `blue`.
 fn colours(folder: &Path) {
-    for (class, channel) in [("red", 0), ("blue", 2)] {
-        fs::create_dir_all(folder.join(class)).unwrap();
-        for i in 0..24u32 {
-            let pixels = image::RgbImage::from_fn(14, 12, |x, y| {
-                let mut pixel = [(x * 31 + y * 17 + i * 53) as u8 % 97; 3];
-                pixel[channel] = 200;
-                image::Rgb(pixel)
-            });
-            pixels.save(folder.join(class).join(format!("{i:02}.png"))).unwrap();
-        }
-    }
+    common::colours(folder, ["red", "blue"], 24, (14, 12));
 }
 
 /// The command with small sizes; `more` takes the place of flags that are given here.

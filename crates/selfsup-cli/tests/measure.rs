@@ -1,16 +1,11 @@
 //! The commands that look and measure: probe, embed, inspect, methods, archs, data, show, completions.
 
-use assert_cmd::Command;
+mod common;
+
+use common::run;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-
-fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
-    let output = command.current_dir(folder).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
 
 fn ok(folder: &Path, args: &[&str]) -> String {
     let (status, stdout, stderr) = run(folder, args);
@@ -22,19 +17,9 @@ fn json(folder: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&ok(folder, args)).expect("stdout is one JSON document")
 }
 
-/// Class folders `red` and `blue`, easily told apart, `each` images a class, some noise in them.
+/// Class folders `red` and `blue`.
 fn colours(folder: &Path, each: u32) {
-    for (class, channel) in [("red", 0), ("blue", 2)] {
-        fs::create_dir_all(folder.join(class)).unwrap();
-        for i in 0..each {
-            let pixels = image::RgbImage::from_fn(18, 16, |x, y| {
-                let mut pixel = [(x * 31 + y * 17 + i * 53) as u8 % 97; 3];
-                pixel[channel] = 200;
-                image::Rgb(pixel)
-            });
-            pixels.save(folder.join(class).join(format!("{i:02}.png"))).unwrap();
-        }
-    }
+    common::colours(folder, ["red", "blue"], each, (18, 16));
 }
 
 #[test]

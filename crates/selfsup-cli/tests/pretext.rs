@@ -1,16 +1,11 @@
 //! The commands round the pretext tasks: layers, pictures of a run's model, colours for one's own images, permutations.
 
-use assert_cmd::Command;
+mod common;
+
+use common::run;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-
-fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
-    let output = command.current_dir(folder).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
 
 fn fails(folder: &Path, args: &[&str], part: &str) {
     let (status, _, stderr) = run(folder, args);

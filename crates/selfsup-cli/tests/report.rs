@@ -1,29 +1,14 @@
 //! The report: one page that holds everything, which a browser opens.
 
-use assert_cmd::Command;
+mod common;
+
+use common::run;
 use std::fs;
 use std::path::Path;
 
-fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
-    let output = command.current_dir(folder).args(args).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
-
-/// Two classes that are easily told apart, with some noise; a name that HTML must escape.
+/// Two classes, one of a name that HTML must escape.
 fn colours(folder: &Path) {
-    for (class, channel) in [("red & <warm>", 0), ("blue", 2)] {
-        fs::create_dir_all(folder.join(class)).unwrap();
-        for i in 0..40u32 {
-            let image = image::RgbImage::from_fn(14, 14, |x, y| {
-                let mut pixel = [(x * 31 + y * 17 + i * 53) as u8 % 97; 3];
-                pixel[channel] = 200;
-                image::Rgb(pixel)
-            });
-            image.save(folder.join(class).join(format!("{i:02}.png"))).unwrap();
-        }
-    }
+    common::colours(folder, ["red & <warm>", "blue"], 40, (14, 14));
 }
 
 fn pretrain(folder: &Path, method: &str) {

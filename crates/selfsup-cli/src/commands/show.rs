@@ -113,15 +113,14 @@ fn open(run: &Path, config: &PretrainConfig) -> anyhow::Result<Box<dyn Method>> 
     Ok(method)
 }
 
-/// Tiles in rows of `columns`, each fitted into a square.
+/// Tiles in rows of `columns`, each fitted into a square: a patch is drawn as large as the image that it is of.
 pub fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
-    let factor = MIN_TILE.div_ceil(side);
-    let cell = side * factor;
+    let cell = side * MIN_TILE.div_ceil(side);
     let rows = tiles.len().div_ceil(columns);
     let extent = |n: usize| n as u32 * (cell + GAP) + GAP;
     let mut picture = RgbImage::from_pixel(extent(columns), extent(rows), PAPER);
     for (i, tile) in tiles.iter().enumerate() {
-        let fitted = fit(tile, cell, factor);
+        let fitted = fit(tile, cell);
         let x = extent(i % columns) + (cell - fitted.width()) / 2;
         let y = extent(i / columns) + (cell - fitted.height()) / 2;
         imageops::replace(&mut picture, &fitted, i64::from(x), i64::from(y));
@@ -129,13 +128,15 @@ pub fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
     picture
 }
 
-/// Enlarged by the whole factor, its pixels left visible; shrunk smoothly if it is still too large.
-fn fit(tile: &RgbImage, cell: u32, factor: u32) -> RgbImage {
-    let (w, h) = (tile.width() * factor, tile.height() * factor);
-    if w <= cell && h <= cell {
+/// Enlarged by the largest whole factor that fits, its pixels left visible; shrunk smoothly if it is too large.
+fn fit(tile: &RgbImage, cell: u32) -> RgbImage {
+    let longer = tile.width().max(tile.height());
+    if longer <= cell {
+        let factor = cell / longer;
+        let (w, h) = (tile.width() * factor, tile.height() * factor);
         return imageops::resize(tile, w, h, imageops::FilterType::Nearest);
     }
-    let scale = f64::from(cell) / f64::from(tile.width().max(tile.height()));
+    let scale = f64::from(cell) / f64::from(longer);
     let to = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
     imageops::resize(tile, to(tile.width()), to(tile.height()), imageops::FilterType::Triangle)
 }

@@ -121,9 +121,9 @@ pub struct BenchArgs {
     /// Methods to compare under one protocol, or `all`
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "study")]
     pub methods: Vec<String>,
-    /// With --methods: other labelled images, on which the features are probed too
+    /// With --methods: other labelled images, on which the features are probed too; may be given again
     #[arg(long, value_name = "SRC")]
-    pub transfer: Option<String>,
+    pub transfer: Vec<String>,
     /// With --methods: so many minutes of training each, in place of as many views
     #[arg(long, value_name = "M", conflicts_with_all = ["epochs", "dry_run"], value_parser = minutes)]
     pub budget_minutes: Option<f64>,
@@ -137,7 +137,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Passes over the data of each row [default: the method's for the data]; with --methods, as many views as so many passes with two
-    /// views of each image have [default: 4]
+    /// views of each image have, smaller ones by their area [default: 4]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u64>,
     /// Each row is run so often, with seeds from 0 on

@@ -158,7 +158,7 @@ fn methods_are_compared_with_as_many_views_and_other_data() {
     );
     for row in ["pixels", "untrained", "supervised", "rotation", "colorization"] {
         let top1 = of(row)["top1"].clone();
-        for key in ["knn", "linear", "linear_10", "transfer_knn", "transfer_linear"] {
+        for key in ["knn", "linear", "linear_10", "knn@others", "linear@others"] {
             assert!(top1[key].as_f64().unwrap() > 0.4, "{row} {key}: {top1}");
         }
         // Nineteen a class are no hundred.
@@ -233,6 +233,10 @@ fn methods_that_cannot_be_compared_are_said() {
         (methods("rotation", &["--budget-minutes", "0"]), "above 0"),
         (methods("rotation", &["--budget-minutes", "1", "--epochs", "3"]), "cannot be used with"),
         (methods("rotation", &["--transfer", "nowhere"]), "nowhere"),
+        (
+            methods("rotation", &["--transfer", "colours", "--transfer", "./colours"]),
+            "are called \"colours\"",
+        ),
         (study("heads", &["--transfer", "colours"]), "--transfer is for --methods"),
         (vec!["bench", "--out", "out"], "--study"),
     ] {

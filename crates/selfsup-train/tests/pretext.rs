@@ -519,3 +519,21 @@ fn a_tile_has_mean_0_and_deviation_1_in_each_channel() {
         }
     }
 }
+
+/// Tiles, patches and local crops count by their area.
+#[test]
+fn methods_say_how_much_of_an_image_a_step_takes() {
+    for (method, settings, views) in [
+        ("rotation", vec![], 4.0),
+        ("inpainting", vec![], 1.0),
+        ("colorization", vec![], 1.0),
+        ("simclr", vec![], 2.0),
+        ("moco-v2", vec!["method.bn_groups=1"], 2.0),
+        ("dino", vec!["arch=vit-mini-cifar", "method.local_views=6"], 2.0 + 6.0 / 4.0),
+        ("jigsaw", vec!["method.tile=8"], 9.0 / 16.0),
+        ("relative-patch", vec!["method.patch=8", "method.gap=2"], 1.0 / 8.0),
+    ] {
+        let config = resolve(method, &settings).unwrap();
+        assert_eq!((config.image_size, config.method.views(32)), (32, views), "{method}");
+    }
+}

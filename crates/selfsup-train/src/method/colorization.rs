@@ -64,8 +64,8 @@ impl Settings for ColorizationConfig {
         Colors::Lightness
     }
 
-    fn views(&self) -> usize {
-        1
+    fn views(&self, _image: usize) -> f64 {
+        1.0
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {

@@ -8,7 +8,7 @@
 
 use super::branch::momentum_at;
 use super::{
-    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
+    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, by_area,
     validate_views,
 };
 use crate::{Error, Result};
@@ -72,8 +72,9 @@ pub struct DinoConfig {
 }
 
 impl Settings for DinoConfig {
-    fn views(&self) -> usize {
-        GLOBAL + self.local_views
+    fn views(&self, image: usize) -> f64 {
+        let local = self.local_augmentation.output_size().unwrap_or(0);
+        GLOBAL as f64 + by_area(self.local_views, local, image)
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {

@@ -62,8 +62,8 @@ pub struct InpaintingConfig {
 }
 
 impl Settings for InpaintingConfig {
-    fn views(&self) -> usize {
-        1
+    fn views(&self, _image: usize) -> f64 {
+        1.0
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {

@@ -9,7 +9,7 @@
 
 use super::classifier::{Classifier, encoder_tensors};
 use super::{
-    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
+    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, by_area,
     validate_views,
 };
 use crate::{Error, Result};
@@ -73,8 +73,8 @@ impl JigsawConfig {
 }
 
 impl Settings for JigsawConfig {
-    fn views(&self) -> usize {
-        TILES
+    fn views(&self, image: usize) -> f64 {
+        by_area(TILES, self.tile, image)
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {

@@ -224,9 +224,10 @@ trait Settings {
     fn colors(&self) -> Colors {
         Colors::Rgb
     }
-    /// How many pictures of an image pass through the encoder that is trained, in a step: two, of most methods.
-    fn views(&self) -> usize {
-        2
+    /// How many views of an image of side `image` a step draws: two, of most methods. Smaller pictures count by their area, as the
+    /// work of the encoder does.
+    fn views(&self, _image: usize) -> f64 {
+        2.0
     }
     /// Checks every setting; the error names the first wrong one.
     fn validate(&self, sizes: Sizes) -> Result<()>;
@@ -270,9 +271,9 @@ impl MethodConfig {
         self.parts().1.colors()
     }
 
-    /// How many pictures of an image pass through the encoder that is trained, in a step.
-    pub fn views(&self) -> usize {
-        self.parts().1.views()
+    /// How many views of an image of side `image` a step draws; patches, tiles and local crops count by their area.
+    pub fn views(&self, image: usize) -> f64 {
+        self.parts().1.views(image)
     }
 
     /// The worker threads' half alone, for looking at what the method sees.
@@ -331,6 +332,11 @@ fn validate_views(augmentation: &Pipeline, image_size: usize) -> Result<()> {
              random_resized_crop or a center_crop of {image_size} pixels"
         ))),
     }
+}
+
+/// `count` pictures of side `side` in views of side `image`.
+fn by_area(count: usize, side: u32, image: usize) -> f64 {
+    count as f64 * (f64::from(side) / image as f64).powi(2)
 }
 
 /// One contiguous tensor on the device for each view, and for each target.

@@ -11,7 +11,7 @@
 
 use super::classifier::Classifier;
 use super::{
-    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
+    Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, by_area,
     validate_views,
 };
 use crate::{Error, Result};
@@ -103,6 +103,10 @@ impl RelativePatchConfig {
 const MIN_PATCH: u32 = 8;
 
 impl Settings for RelativePatchConfig {
+    fn views(&self, image: usize) -> f64 {
+        by_area(2, self.patch, image)
+    }
+
     fn validate(&self, sizes: Sizes) -> Result<()> {
         let fail = |name: &str, expected: String, got: &dyn std::fmt::Display| {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))

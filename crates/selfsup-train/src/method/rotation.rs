@@ -38,8 +38,8 @@ pub struct RotationConfig {
 }
 
 impl Settings for RotationConfig {
-    fn views(&self) -> usize {
-        TURNS.len()
+    fn views(&self, _image: usize) -> f64 {
+        TURNS.len() as f64
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {

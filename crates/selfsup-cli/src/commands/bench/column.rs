@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// A measure, top-1 on the test part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Column {
+pub enum Measure {
     /// Weighted nearest neighbours.
     Knn,
     /// Logistic regression on all labels.
@@ -16,68 +16,70 @@ pub enum Column {
     Few(usize),
     /// All weights trained on so many labels a class.
     Finetuned(usize),
-    /// Nearest neighbours on other data than the encoder was trained on.
-    TransferKnn,
-    /// Logistic regression there.
-    TransferLinear,
+}
+
+/// A measure of the data that is trained on or, by its name, of other data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    pub measure: Measure,
+    pub on: Option<String>,
 }
 
 /// Accuracies in 0…1 by [`Column::key`]; null where there is none, as the labels are too few or nothing can be trained.
 pub type Top1 = BTreeMap<String, Option<f64>>;
 
-impl Column {
-    /// Its name in JSON.
-    pub fn key(self) -> String {
-        match self {
-            Column::Knn => "knn".into(),
-            Column::Linear => "linear".into(),
-            Column::Few(n) => format!("linear_{n}"),
-            Column::Finetuned(n) => format!("finetune_{n}"),
-            Column::TransferKnn => "transfer_knn".into(),
-            Column::TransferLinear => "transfer_linear".into(),
-        }
-    }
-
-    /// Its head in the table.
-    pub fn title(self) -> String {
-        match self {
-            Column::Knn => "kNN".into(),
-            Column::Linear => "linear".into(),
-            Column::Few(n) => format!("linear, {n} a class"),
-            Column::Finetuned(n) => format!("fine-tuned, {n} a class"),
-            Column::TransferKnn => "kNN, transfer".into(),
-            Column::TransferLinear => "linear, transfer".into(),
-        }
-    }
-
-    /// The probe of features, if it is one, and how many labels a class it has.
-    fn probe(self) -> Option<(Kind, Option<usize>)> {
-        match self {
-            Column::Knn | Column::TransferKnn => Some((Kind::Knn, None)),
-            Column::Linear | Column::TransferLinear => Some((Kind::Linear, None)),
-            Column::Few(n) => Some((Kind::Linear, Some(n))),
-            Column::Finetuned(_) => None,
-        }
-    }
-
-    fn is_transfer(self) -> bool {
-        matches!(self, Column::TransferKnn | Column::TransferLinear)
+impl From<Measure> for Column {
+    fn from(measure: Measure) -> Self {
+        Self { measure, on: None }
     }
 }
 
-/// Measures features by those of the columns that need no more: those of the data itself, or, of the other data's features, those of
-/// transfer.
+impl Column {
+    /// Its name in JSON.
+    pub fn key(&self) -> String {
+        let key = match self.measure {
+            Measure::Knn => "knn".into(),
+            Measure::Linear => "linear".into(),
+            Measure::Few(n) => format!("linear_{n}"),
+            Measure::Finetuned(n) => format!("finetune_{n}"),
+        };
+        self.on.as_ref().map_or(key.clone(), |on| format!("{key}@{on}"))
+    }
+
+    /// Its head in the table.
+    pub fn title(&self) -> String {
+        let title = match self.measure {
+            Measure::Knn => "kNN".into(),
+            Measure::Linear => "linear".into(),
+            Measure::Few(n) => format!("linear, {n} a class"),
+            Measure::Finetuned(n) => format!("fine-tuned, {n} a class"),
+        };
+        self.on.as_ref().map_or(title.clone(), |on| format!("{title} on {on}"))
+    }
+
+    /// The probe of features, if it is one, and how many labels a class it has.
+    fn probe(&self) -> Option<(Kind, Option<usize>)> {
+        match self.measure {
+            Measure::Knn => Some((Kind::Knn, None)),
+            Measure::Linear => Some((Kind::Linear, None)),
+            Measure::Few(n) => Some((Kind::Linear, Some(n))),
+            Measure::Finetuned(_) => None,
+        }
+    }
+}
+
+/// Measures features by those of the columns that need no more, and are of the same data.
 pub fn of_features(
     columns: &[Column],
-    transfer: bool,
+    on: Option<&str>,
     train: &Features,
     test: &Features,
     classes: &[String],
     seed: u64,
 ) -> Result<Top1> {
     let mut top1 = Top1::new();
-    for column in columns.iter().filter(|column| column.is_transfer() == transfer) {
-        if let Some(value) = of_probe(*column, train, test, classes, seed)? {
+    for column in columns.iter().filter(|column| column.on.as_deref() == on) {
+        if let Some(value) = of_probe(column, train, test, classes, seed)? {
             top1.insert(column.key(), value);
         }
     }
@@ -85,7 +87,7 @@ pub fn of_features(
 }
 
 fn of_probe(
-    column: Column,
+    column: &Column,
     train: &Features,
     test: &Features,
     classes: &[String],
@@ -115,7 +117,7 @@ pub fn of_weights(
 ) -> Result<Top1> {
     let mut top1 = Top1::new();
     for column in columns {
-        let Column::Finetuned(labels) = *column else { continue };
+        let Measure::Finetuned(labels) = column.measure else { continue };
         let value = match frozen {
             Frozen::Encoder(encoder) => {
                 let config = ProbeConfig {

@@ -2,7 +2,7 @@
 //!
 //! Beside them stand the pixels, the untrained encoder, and one that was trained on the labels.
 
-use super::column::Column;
+use super::column::{Column, Measure};
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
 use crate::failure::{Failure, INTERRUPTED, Result};
@@ -43,7 +43,7 @@ pub fn named(list: &[String]) -> Result<Vec<&'static str>> {
 }
 
 /// The table's rows and columns.
-pub fn question(names: &[&'static str], transfer: bool) -> Question {
+pub fn question(names: &[&'static str], transfer: &[String]) -> Question {
     let row = |name: &str, run| Row { name: name.into(), place: Place::Rank, run };
     let mut rows = vec![
         row("pixels", Run::Pixels),
@@ -51,10 +51,11 @@ pub fn question(names: &[&'static str], transfer: bool) -> Question {
         row("supervised", Run::Supervised),
     ];
     rows.extend(names.iter().map(|name| row(name, Run::Train { method: name, settings: Table::new() })));
-    let mut columns =
-        vec![Column::Knn, Column::Linear, Column::Few(10), Column::Few(100), Column::Finetuned(100)];
-    if transfer {
-        columns.extend([Column::TransferKnn, Column::TransferLinear]);
+    let own = [Measure::Knn, Measure::Linear, Measure::Few(10), Measure::Few(100), Measure::Finetuned(100)];
+    let mut columns = own.map(Column::from).to_vec();
+    for on in transfer {
+        columns
+            .extend([Measure::Knn, Measure::Linear].map(|measure| Column { measure, on: Some(on.clone()) }));
     }
     Question { name: "methods", claim: CLAIM, axis: "top-1, %", rows, columns, embeddings: false }
 }
@@ -74,8 +75,8 @@ pub fn schedule(epochs: f64) -> Table {
 pub fn steps(budget: Budget, config: &PretrainConfig, images: usize, rates: &mut Rates<'_>) -> Result<u64> {
     let steps = match budget {
         Budget::Passes(passes) => {
-            let views = 2 * passes as u128 * images as u128;
-            (views / (config.method.views() as u128 * config.batch_size as u128)) as u64
+            let views = 2.0 * passes as f64 * images as f64;
+            (views / (config.method.views(config.image_size) * config.batch_size as f64)) as u64
         }
         Budget::Minutes(minutes) => {
             (60.0 * minutes * rates.images_per_s(config)? / config.batch_size as f64) as u64

@@ -33,7 +33,11 @@ pub fn run(args: BenchArgs) -> Result {
     }
     let open = |source: &str| open_labelled_parts(source, None, &OpenOptions::default()).or_usage();
     let data = Parts::from(open(&args.data)?);
-    let transfer = args.transfer.as_deref().map(open).transpose()?.map(Parts::from);
+    let names = transfer_names(&args).or_usage()?;
+    let mut transfer = Vec::new();
+    for (name, source) in names.into_iter().zip(&args.transfer) {
+        transfer.push((name, Parts::from(open(source)?)));
+    }
     // Every configuration is checked before the first row is run.
     let mut rates = Rates::open(&args.out)?;
     let mut plan = Vec::new();
@@ -63,7 +67,7 @@ pub fn run(args: BenchArgs) -> Result {
         out: &args.out,
         data: &data,
         extract: &extract,
-        transfer: transfer.as_ref(),
+        transfer: &transfer,
         columns: &columns,
         embeddings: question.embeddings,
     };
@@ -106,9 +110,10 @@ fn failed(report: &mut Report, row: &str, seed: u64, error: &anyhow::Error) {
 fn ask(args: &BenchArgs) -> Result<Question> {
     match args.study {
         Some(study) => {
-            for (flag, given) in
-                [("--transfer", args.transfer.is_some()), ("--budget-minutes", args.budget_minutes.is_some())]
-            {
+            for (flag, given) in [
+                ("--transfer", !args.transfer.is_empty()),
+                ("--budget-minutes", args.budget_minutes.is_some()),
+            ] {
                 if given {
                     return Err(Failure::Usage(anyhow!("{flag} is for --methods")));
                 }
@@ -116,8 +121,24 @@ fn ask(args: &BenchArgs) -> Result<Question> {
             let base = |method: &'static str| resolve(args, method, &Table::new());
             study.question(&base).or_usage()
         }
-        None => Ok(methods::question(&methods::named(&args.methods)?, args.transfer.is_some())),
+        None => Ok(methods::question(&methods::named(&args.methods)?, &transfer_names(args).or_usage()?)),
     }
+}
+
+/// What the transfer's columns are called: `cifar10` of `cifar10:package`, otherwise the last part, `sketches` of `data/sketches`.
+fn transfer_names(args: &BenchArgs) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::<String>::new();
+    for source in &args.transfer {
+        let name = match source.split_once(':') {
+            Some((scheme @ "cifar10", _)) => scheme,
+            _ => source.rsplit(['/', ':']).find(|part| !part.is_empty()).unwrap_or(source),
+        };
+        if names.iter().any(|known| known == name) {
+            return Err(anyhow!("two sources of --transfer are called {name:?}"));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
 }
 
 /// A row's resolved configuration.

@@ -3,7 +3,7 @@
 //! Colours are Okabe and Ito's, told apart with any colour vision; curves have markers of their own besides, and cells their
 //! numbers.
 
-use super::column::Column;
+use super::column::{Column, Measure};
 use super::report::{Percent, Report};
 use super::study::Place;
 use anyhow::{Result, anyhow};
@@ -77,7 +77,7 @@ fn range(values: impl Iterator<Item = Percent>) -> std::ops::Range<f64> {
 }
 
 fn linear(report: &Report, row: &str) -> Option<Percent> {
-    report.percent(row, Column::Linear)
+    report.percent(row, &Column::from(Measure::Linear))
 }
 
 fn baselines(report: &Report) -> Vec<(String, Percent)> {
@@ -164,7 +164,9 @@ fn bars(report: &Report, root: &Area) -> Drawn {
     let rows: Vec<(&str, [Option<Percent>; 2])> = report
         .rows()
         .filter(|(_, place)| *place == Place::Bar)
-        .map(|(name, _)| (name, [linear(report, name), report.percent_behind(name, Column::Linear)]))
+        .map(|(name, _)| {
+            (name, [linear(report, name), report.percent_behind(name, &Column::from(Measure::Linear))])
+        })
         .collect();
     let baselines = baselines(report);
     let shown = rows.iter().flat_map(|(_, both)| both.iter().flatten().copied());
@@ -221,13 +223,16 @@ fn bars(report: &Report, root: &Area) -> Drawn {
 /// A line a row: four measures, told apart by colour and shape, each with its spread.
 fn dots(report: &Report, root: &Area) -> Drawn {
     let measures = [
-        (Column::Knn, BLUE, "kNN"),
-        (Column::Linear, VERMILION, "linear"),
-        (Column::Few(10), GREEN, "linear, 10 a class"),
-        (Column::Finetuned(100), ORANGE, "fine-tuned, 100 a class"),
+        (Measure::Knn, BLUE, "kNN"),
+        (Measure::Linear, VERMILION, "linear"),
+        (Measure::Few(10), GREEN, "linear, 10 a class"),
+        (Measure::Finetuned(100), ORANGE, "fine-tuned, 100 a class"),
     ];
     let rows: Vec<&str> = report.rows().map(|(name, _)| name).collect();
-    let shown = || rows.iter().flat_map(|row| measures.iter().filter_map(|(c, ..)| report.percent(row, *c)));
+    let shown = || {
+        rows.iter()
+            .flat_map(|row| measures.iter().filter_map(|(m, ..)| report.percent(row, &Column::from(*m))))
+    };
     let x = range(shown());
     let mut chart = ChartBuilder::on(root)
         .margin_top(HEAD)
@@ -248,8 +253,8 @@ fn dots(report: &Report, root: &Area) -> Drawn {
         .draw()?;
     for (i, row) in rows.iter().enumerate() {
         let y = rows.len() as f64 - i as f64 - 0.5;
-        for (j, (column, colour, _)) in measures.iter().enumerate() {
-            let Some(p) = report.percent(row, *column) else { continue };
+        for (j, (measure, colour, _)) in measures.iter().enumerate() {
+            let Some(p) = report.percent(row, &Column::from(*measure)) else { continue };
             let ends = [(p.mean - p.std, y), (p.mean + p.std, y)];
             chart.draw_series([PathElement::new(ends, colour.stroke_width(2))])?;
             marker(root, chart.backend_coord(&(p.mean, y)), j, *colour)?;

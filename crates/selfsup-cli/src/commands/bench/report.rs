@@ -75,12 +75,12 @@ impl Report {
     }
 
     /// A measure of a row's features over its seeds.
-    pub fn percent(&self, row: &str, column: Column) -> Option<Percent> {
+    pub fn percent(&self, row: &str, column: &Column) -> Option<Percent> {
         Percent::of(&self.of(row).filter_map(|outcome| value(&outcome.top1, column)).collect::<Vec<_>>())
     }
 
     /// The same of the embeddings behind the head.
-    pub fn percent_behind(&self, row: &str, column: Column) -> Option<Percent> {
+    pub fn percent_behind(&self, row: &str, column: &Column) -> Option<Percent> {
         Percent::of(&self.of(row).filter_map(|o| value(o.behind_head.as_ref()?, column)).collect::<Vec<_>>())
     }
 
@@ -106,8 +106,8 @@ impl Report {
         for (name, _) in self.rows() {
             let shown = |percent: Option<Percent>| percent.map_or_else(|| "–".into(), |p| p.to_string());
             let mut row = vec![name.to_owned()];
-            row.extend(columns.iter().map(|column| shown(self.percent(name, *column))));
-            row.extend(behind.iter().map(|column| shown(self.percent_behind(name, *column))));
+            row.extend(columns.iter().map(|column| shown(self.percent(name, column))));
+            row.extend(behind.iter().map(|column| shown(self.percent_behind(name, column))));
             let trained: Vec<&Outcome> = self.of(name).filter(|o| o.views > 0).collect();
             let seconds = trained.iter().map(|o| o.seconds).sum::<f64>() / trained.len().max(1) as f64;
             row.push(trained.first().map_or_else(String::new, |o| o.views.to_string()));
@@ -154,6 +154,6 @@ impl Report {
     }
 }
 
-fn value(top1: &Top1, column: Column) -> Option<f64> {
+fn value(top1: &Top1, column: &Column) -> Option<f64> {
     top1.get(&column.key()).copied().flatten()
 }

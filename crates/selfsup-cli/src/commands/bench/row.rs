@@ -37,7 +37,7 @@ pub struct Outcome {
     pub top1: Top1,
     /// The same of the embeddings behind the head.
     pub behind_head: Option<Top1>,
-    /// Views that training has seen; 0 without training.
+    /// Views of the full side that training has seen, smaller ones by their area; 0 without training.
     pub views: u64,
     /// Seconds of training; 0 without.
     pub seconds: f64,
@@ -55,8 +55,8 @@ pub struct Setting<'a> {
     pub data: &'a Parts,
     /// How features are computed.
     pub extract: &'a ExtractArgs,
-    /// Other data, on which the transfer columns are measured.
-    pub transfer: Option<&'a Parts>,
+    /// Other data, by the names of the columns that are measured on them.
+    pub transfer: &'a [(String, Parts)],
     /// What is measured.
     pub columns: &'a [Column],
     /// Whether embeddings are measured too.
@@ -92,7 +92,7 @@ impl Setting<'_> {
         let (train, test) = self.data.features(frozen, self.extract, &row.name)?;
         let classes = self.data.classes();
         let of = |train: &Features, test: &Features| {
-            column::of_features(self.columns, false, train, test, classes, config.seed)
+            column::of_features(self.columns, None, train, test, classes, config.seed)
         };
         let mut top1 = of(&train, &test)?;
         let behind_head = match &trained.run {
@@ -104,16 +104,10 @@ impl Setting<'_> {
         };
         drop((train, test));
         top1.extend(column::of_weights(self.columns, frozen, self.data, config.workers, config.seed)?);
-        if let Some(other) = self.transfer {
-            let (train, test) = other.features(frozen, self.extract, &format!("{}: transfer", row.name))?;
-            top1.extend(column::of_features(
-                self.columns,
-                true,
-                &train,
-                &test,
-                other.classes(),
-                config.seed,
-            )?);
+        for (name, other) in self.transfer {
+            let (train, test) = other.features(frozen, self.extract, &format!("{}: {name}", row.name))?;
+            let (on, classes) = (Some(&name[..]), other.classes());
+            top1.extend(column::of_features(self.columns, on, &train, &test, classes, config.seed)?);
         }
         let Trained { views, seconds, peak_bytes, .. } = trained;
         let outcome = Outcome {
@@ -158,9 +152,10 @@ impl Setting<'_> {
                     seconds += images as f64 / record.samples_per_s;
                     before = record.step;
                 }
-                let views = config.method.views() as u64 * steps * config.batch_size as u64;
+                let views =
+                    config.method.views(config.image_size) * (steps * config.batch_size as u64) as f64;
                 let frozen = Frozen::Encoder(encoder);
-                Ok(Trained { frozen, run: Some(run), views, seconds, peak_bytes })
+                Ok(Trained { frozen, run: Some(run), views: views.round() as u64, seconds, peak_bytes })
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! All rows of a study see the same images equally often, begin from the same seeds, and are probed alike.
 
-use super::column::Column;
+use super::column::{Column, Measure};
 use anyhow::Result;
 use clap::ValueEnum;
 use selfsup_augment::{
@@ -144,7 +144,7 @@ impl Study {
             claim: self.claim(),
             axis: self.axis(),
             rows: self.rows(base)?,
-            columns: vec![Column::Knn, Column::Linear, Column::Few(10)],
+            columns: [Measure::Knn, Measure::Linear, Measure::Few(10)].map(Column::from).to_vec(),
             embeddings: self == Study::Heads,
         })
     }

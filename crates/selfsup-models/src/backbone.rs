@@ -131,4 +131,13 @@ impl Backbone {
             Self::Vit(network) => network.maps(x, mode, &at),
         }
     }
+
+    /// Images, normalised, to the map `[n, h, w, c]` f32 that a decoder reads: what a residual network's features are the mean of, a
+    /// transformer's patches behind its last normalisation. Every tensor of the network has a part in it.
+    pub fn last_map(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+        match self {
+            Self::ResNet(network) => network.last_map(x, mode, groups),
+            Self::Vit(network) => network.last_map(x, mode),
+        }
+    }
 }

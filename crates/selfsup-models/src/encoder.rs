@@ -179,9 +179,14 @@ impl Encoder {
         self.backbone.maps(&self.input(images, mode)?, mode, 1, layers)
     }
 
+    /// The map `[n, h', w', d]` f32 that a decoder reads, of u8 images `[n, h, w, 3]`: see [`Backbone::last_map`].
+    pub fn last_map(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.backbone.last_map(&self.input(images, mode)?, mode, 1)
+    }
+
     /// The same of images `[n, h, w, 3]` f32 that are normalised already, whatever by.
-    pub fn maps_normalized(&self, x: &Tensor, mode: Mode, layers: &[Layer]) -> Result<Vec<Tensor>> {
-        self.backbone.maps(&self.in_dtype(x, mode)?, mode, 1, layers)
+    pub fn last_map_normalized(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.backbone.last_map(&self.in_dtype(x, mode)?, mode, 1)
     }
 
     /// The architecture.

@@ -125,8 +125,12 @@ impl ResNet {
     /// In training the batch consists of `groups` equal parts one after the other, each normalised by its own statistics
     /// ([`BatchNormConfig::groups`]).
     pub fn forward(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        let last = self.maps(x, mode, groups, &[self.blocks.len() - 1])?;
-        Ok(selfsup_kernels::global_avg_pool(&last[0])?)
+        Ok(selfsup_kernels::global_avg_pool(&self.last_map(x, mode, groups)?)?)
+    }
+
+    /// What the features are the mean of: `[n, h, w, d]` f32.
+    pub fn last_map(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+        Ok(self.maps(x, mode, groups, &[self.blocks.len() - 1])?.remove(0))
     }
 
     /// The same, but what stands behind some layers: `[n, h, w, c]` f32 each. `at` are places in [`ResNet::layers`], ascending;

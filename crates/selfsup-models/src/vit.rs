@@ -122,6 +122,12 @@ impl VisionTransformer {
         Ok(maps)
     }
 
+    /// The patches' tokens behind the last normalisation, in their places: `[n, height, width, d]`.
+    pub fn last_map(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let map = self.maps(x, mode, &[self.blocks.len() - 1])?.remove(0);
+        self.norm.forward(&map, mode)
+    }
+
     /// Class token and patches `[n, t, d]` with their positions, and the grid's height and width.
     fn tokens(&self, x: &Tensor, mode: Mode) -> Result<(Tensor, (usize, usize))> {
         let VitConfig { patch, width: d, .. } = self.config;

@@ -55,9 +55,29 @@ fn features_are_the_last_layer_s_mean_and_a_layer_does_not_depend_on_those_asked
                 values(a).iter().zip(values(b)).all(|(a, b)| (a - b).abs() <= 1e-5 * (1.0 + b.abs()))
             };
             assert!(near(&global_avg_pool(&maps[2]).unwrap(), &features), "{name} {mode:?}");
+            let last = encoder(name, 33).last_map(&x, mode).unwrap();
+            assert!(near(&last, &maps[2]), "{name} {mode:?}");
             let alone = encoder(name, 33).maps(&x, mode, &all[1..2]).unwrap();
             assert!(near(&alone[0], &maps[1]), "{name} {mode:?}");
         }
+    }
+}
+
+/// Fresh, the normalisation has weight 1 and bias 0; and every tensor has a part in the map.
+#[test]
+fn a_transformer_s_last_map_is_its_patches_normalised() {
+    let encoder = encoder("vit-mini-cifar", 16);
+    let map = encoder.last_map(&images(2, 16), Mode::Train).unwrap();
+    assert_eq!(map.dims(), [2, 4, 4, encoder.feature_dim()]);
+    for token in values(&map).chunks_exact(encoder.feature_dim()) {
+        let n = token.len() as f32;
+        let mean = token.iter().sum::<f32>() / n;
+        let variance = token.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n;
+        assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-2, "{mean} {variance}");
+    }
+    let grads = map.sqr().unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
+    for t in encoder.params().trainable() {
+        assert!(grads.get(&t.var).is_some(), "{}", t.name);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The colours that colorization chooses from, and how a colour is written as a mixture of them.
 //!
 //! Zhang, Isola & Efros 2016, "Colorful Image Colorization", arXiv:1603.08511, §2. The plane of a and b (CIE L*a*b*) is divided into
-//! bins of 10 units; those that sRGB reaches remain, Q = 313 in the paper.
+//! bins of 10 units; those about the colours of sRGB remain, Q = 313.
 //!
 //! Letters: p pixels, q bins, k nearest bins.
 
@@ -12,14 +12,13 @@ use std::sync::OnceLock;
 
 /// Side of a bin.
 const GRID: i32 = 10;
-/// A bin is kept if a colour of sRGB is within this distance of its centre. The paper gives its count, not its rule: from 13.25 to
-/// 13.7 there are 313.
-const REACH: f32 = 13.4;
-/// Centres are looked for so many bins beyond the one that a colour is in.
-const AROUND: i32 = 2;
-/// Nearest bins that a colour is written by, in the authors' code (the paper: 5).
+/// Bins, in grid steps, of the authors' list (`pts_in_hull`) that are no corner of a square that sRGB reaches. The paper gives no rule
+/// for its 313 bins. The corners of all squares of the grid that hold a colour of sRGB are 309, every one of them in the list; these
+/// four are what is left of it.
+const BESIDE: [(i32, i32); 4] = [(4, 9), (10, -9), (10, -1), (10, 0)];
+/// Nearest bins that a colour is written by (§2.1; the authors' code takes 10).
 const NEAREST: usize = 5;
-/// σ of their weights (§2.2).
+/// σ of their weights (§2.1).
 const SIGMA: f32 = 5.0;
 
 /// The bins' centres (a, b), by a, then by b.
@@ -50,17 +49,12 @@ fn in_gamut() -> Result<Vec<[f32; 2]>> {
     }
     let n = faces.len() / 3;
     let lab = selfsup_kernels::rgb_to_lab(&Tensor::from_vec(faces, (n, 3), &Device::Cpu)?)?;
-    let mut reached = std::collections::BTreeSet::new();
+    let mut corners = std::collections::BTreeSet::from(BESIDE);
     for row in lab.flatten_all()?.to_vec1::<f32>()?.chunks_exact(3) {
-        let ab = [row[1], row[2]];
-        let [i, j] = ab.map(|v| (v / GRID as f32).round() as i32);
-        for (i, j) in (i - AROUND..=i + AROUND).flat_map(|i| (j - AROUND..=j + AROUND).map(move |j| (i, j))) {
-            if distance2(ab, [i, j].map(|at| (at * GRID) as f32)) <= REACH * REACH {
-                reached.insert((i, j));
-            }
-        }
+        let [i, j] = [row[1], row[2]].map(|v| v / GRID as f32).map(|v| [v.floor() as i32, v.ceil() as i32]);
+        corners.extend(i.into_iter().flat_map(|i| j.map(|j| (i, j))));
     }
-    Ok(reached.into_iter().map(|(i, j)| [i, j].map(|at| (at * GRID) as f32)).collect())
+    Ok(corners.into_iter().map(|(i, j)| [i, j].map(|at| (at * GRID) as f32)).collect())
 }
 
 fn distance2([a, b]: [f32; 2], [c, d]: [f32; 2]) -> f32 {
@@ -76,7 +70,7 @@ pub struct SoftBins {
     pub shares: Tensor,
 }
 
-/// Writes colours `[.., 2]`, f32, as mixtures of their five nearest bins, by a Gaussian of σ = 5 of the distance (§2.2). Worked out
+/// Writes colours `[.., 2]`, f32, as mixtures of their five nearest bins, by a Gaussian of σ = 5 of the distance (§2.1). Worked out
 /// on the host. Of bins as near, the one with the lower number comes first.
 ///
 /// # Errors
@@ -145,10 +139,35 @@ mod tests {
         let bins = ab_bins().unwrap();
         assert_eq!(bins.len(), 313);
         assert!(bins.is_sorted_by(|x, y| x < y));
-        // The first of the authors' list, as far as their issue 23 shows it.
-        assert_eq!(bins[..2], [[-90.0, 50.0], [-90.0, 60.0]]);
-        assert!(bins.contains(&[0.0, 0.0]) && bins.contains(&[80.0, 70.0]) && bins.contains(&[80.0, -110.0]));
-        assert!(!bins.contains(&[-110.0, -110.0]) && !bins.contains(&[100.0, 100.0]));
+        // The authors' list, `pts_in_hull`: of each a from −90 to 100 the first and the last b; all between them are in it.
+        let rows: [(i32, i32); 20] = [
+            (50, 90),
+            (20, 90),
+            (0, 90),
+            (-20, 90),
+            (-30, 100),
+            (-40, 100),
+            (-50, 100),
+            (-50, 100),
+            (-60, 100),
+            (-70, 100),
+            (-80, 90),
+            (-80, 90),
+            (-90, 90),
+            (-100, 90),
+            (-100, 80),
+            (-110, 80),
+            (-110, 80),
+            (-110, 70),
+            (-110, 70),
+            (-90, 0),
+        ];
+        let listed: Vec<[f32; 2]> = (-90..=100)
+            .step_by(10)
+            .zip(rows)
+            .flat_map(|(a, (first, last))| (first..=last).step_by(10).map(move |b| [a as f32, b as f32]))
+            .collect();
+        assert_eq!(bins, listed);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use candle_core::{DType, Tensor};
 /// σ, in bins' units of ab, of the blur of the bins' frequencies (§2.2).
 const SIGMA: f64 = 5.0;
 
+/// Below it logits over T leave f32's range.
+const LEAST_TEMPERATURE: f64 = 1e-3;
+
 /// Weights of the bins by how rare they are (eq. 4): w ∝ ((1 − λ)·p̃ + λ/Q)⁻¹, scaled so that Σ p̃·w = 1. p̃ are the counts' shares,
 /// blurred over the plane of ab by a Gaussian of σ = 5. λ = 1 makes all weights 1; the paper's is ½.
 ///
@@ -82,7 +85,7 @@ pub fn colorization(logits: &Tensor, colours: &SoftBins, weights: &Tensor) -> Re
 /// 5). T = 1 is the plain mean, T → 0 the likeliest bin; the paper's is 0.38. No gradient.
 ///
 /// # Errors
-/// Logits that are not `[p, 313]`, a temperature that is not positive.
+/// Logits that are not `[p, 313]`, a temperature below 0.001.
 pub fn annealed_mean(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     let (_, q) = check("logits", logits)?;
     let bins = ab_bins()?;
@@ -90,8 +93,8 @@ pub fn annealed_mean(logits: &Tensor, temperature: f64) -> Result<Tensor> {
         let expected = format!("[p, {}]", bins.len());
         return Err(Error::Shape { what: "logits", expected, got: logits.dims().to_vec() });
     }
-    if !(temperature > 0.0 && temperature.is_finite()) {
-        return Err(Error::Value { name: "temperature", expected: "positive and finite", got: temperature });
+    if !(temperature >= LEAST_TEMPERATURE && temperature.is_finite()) {
+        return Err(Error::Value { name: "temperature", expected: "at least 0.001", got: temperature });
     }
     // exp(log(z)/T) over its sum is the softmax of the logits over T.
     let sharp = selfsup_kernels::softmax(&(logits.detach().to_dtype(DType::F32)? / temperature)?)?;

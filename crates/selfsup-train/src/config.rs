@@ -92,7 +92,7 @@ impl PretrainConfig {
         });
         change_optimizer(&mut merged, &over)?;
         merge(&mut merged, &over);
-        let config: Self = Value::Table(merged)
+        let mut config: Self = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| Error::Config(with_nearest(e.message())))?;
         if config.method.name() != method {
@@ -101,6 +101,7 @@ impl PretrainConfig {
                 "the command names the method `{method}`, the configuration `{named}`"
             )));
         }
+        config.method.settle()?;
         config.validate()?;
         Ok(config)
     }
@@ -154,7 +155,7 @@ impl PretrainConfig {
         let network = &selfsup_models::arch(&self.arch)?.config;
         network.check_side(self.image_size)?;
         network.check_train_dtype(self.train_dtype()?)?;
-        self.method.validate(Sizes { image: self.image_size, batch: self.batch_size })?;
+        self.method.validate(Sizes { image: self.image_size, batch: self.batch_size, network })?;
         self.optimizer.validate()?;
         self.schedule.validate()?;
         Ok(())

@@ -206,6 +206,7 @@ fn jigsaw(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConfig {
     let config = JigsawConfig {
         permutations: if photographs { 1000 } else { 64 },
         permutation_file: None,
+        permutation_sha256: None,
         tile: JigsawConfig::tile_of(side),
         tile_dim: if photographs { 512 } else { 128 },
         hidden_dim: if photographs { 4096 } else { 512 },

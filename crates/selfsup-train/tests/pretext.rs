@@ -66,7 +66,7 @@ fn a_neighbour_lies_on_the_side_that_the_answer_says() {
     let prepare = prepare("relative-patch", &settings);
     let mut seen = [0; 8];
     let mut places = std::collections::BTreeSet::new();
-    for sample in 0..800 {
+    for sample in 0..8000 {
         let Example { views, targets } = example(prepare.as_ref(), &map(), sample);
         let corner = |patch: &RgbImage| [0, 1].map(|c| i32::from(patch.get_pixel(0, 0)[c]));
         let (first, second) = (corner(&views[0]), corner(&views[1]));
@@ -75,19 +75,19 @@ fn a_neighbour_lies_on_the_side_that_the_answer_says() {
             assert_eq!(view.get_pixel(7, 7)[0], view.get_pixel(0, 0)[0] + 7, "cut, not resized");
         }
         let step = [0, 1].map(|axis| second[axis] - first[axis]);
-        // At 10 pixels each way, off by one at most.
+        // At 10 pixels each way, either off by one at most.
         let side = step.map(|d| (f64::from(d) / 10.0).round() as i32);
-        assert!(step.iter().zip(side).all(|(d, s)| (d - 10 * s).abs() <= 1), "{step:?}");
+        assert!(step.iter().zip(side).all(|(d, s)| (d - 10 * s).abs() <= 2), "{step:?}");
         let place = 3 * (side[1] + 1) + side[0] + 1;
         let class = if place > 4 { place - 1 } else { place };
         assert_eq!(targets, [class as u32], "{step:?}");
         seen[class as usize] += 1;
         places.insert((targets[0], first));
     }
-    // 100 each on average, with a deviation of 9.4.
-    assert!(seen.iter().all(|&n| (60..140).contains(&n)), "{seen:?}");
-    // The first patch's place says nothing: each answer comes with each of the 3×3 places.
-    assert_eq!(places.len(), 8 * 9, "{places:?}");
+    // 1000 each on average, with a deviation of 30.
+    assert!(seen.iter().all(|&n| (860..1140).contains(&n)), "{seen:?}");
+    // The first patch's place says nothing: each answer comes with each of its 5×5 places.
+    assert_eq!(places.len(), 8 * 25, "{places:?}");
 }
 
 #[test]
@@ -153,8 +153,9 @@ fn dropped_colours_are_faint_noise() {
 #[test]
 fn a_projected_patch_has_nothing_along_green_and_magenta() {
     let prepare = prepare("relative-patch", &[WHOLE, "method.downsample_p=0.0", "method.color=project"]);
-    let smooth = RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([80 + x as u8, 120 - y as u8, 90 + y as u8]));
-    for view in example(prepare.as_ref(), &smooth, 1).views {
+    // Among them the brightest colours, whose projection lies outside of what levels hold.
+    let bright = RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([x, y, x + y].map(|v| 255 * (v / 3 % 2) as u8)));
+    for view in example(prepare.as_ref(), &bright, 1).views {
         for Rgb([r, g, b]) in view.pixels() {
             let along = 2.0 * f64::from(*g) - f64::from(*r) - f64::from(*b);
             assert!(along.abs() <= 2.0, "rounding alone: {along}");
@@ -237,20 +238,61 @@ fn assert_chance(share: f64, classes: usize, n: usize, what: &str) {
     assert!((share - chance).abs() < 4.0 * deviation, "{what}: {share}, chance {chance}");
 }
 
-/// Of images without direction the border alone tells no turn: nothing is interpolated, filled or cut askew.
+/// How rough an image is along its columns and rows, and along and across each of its four borders: what interpolation, filling or a
+/// skewed cut would change.
+fn roughness(image: &RgbImage) -> Vec<f64> {
+    let last = image.width() - 1;
+    let level = |(x, y): (u32, u32)| f64::from(image.get_pixel(x, y)[1]) / 255.0;
+    let between = |pairs: &mut dyn Iterator<Item = ((u32, u32), (u32, u32))>| {
+        let (sum, n) =
+            pairs.fold((0.0, 0.0), |(sum, n), (a, b)| (sum + (level(a) - level(b)).powi(2), n + 1.0));
+        sum / n
+    };
+    let all = || (0..last).flat_map(move |x| (0..last).map(move |y| (x, y)));
+    let mut out = vec![
+        between(&mut all().map(|(x, y)| ((x, y), (x + 1, y)))),
+        between(&mut all().map(|(x, y)| ((x, y), (x, y + 1)))),
+    ];
+    for (outer, inner) in [(0, 1), (last, last - 1)] {
+        out.push(between(&mut (0..last).map(|i| ((outer, i), (inner, i)))));
+        out.push(between(&mut (0..last).map(|i| ((i, outer), (i, inner)))));
+        out.push(between(&mut (0..last).map(|i| ((outer, i), (outer, i + 1)))));
+        out.push(between(&mut (0..last).map(|i| ((i, outer), (i + 1, outer)))));
+    }
+    out
+}
+
+/// Of images without direction neither borders nor roughness tell a turn: nothing is interpolated, filled or cut askew. A turn that
+/// interpolates is told.
 #[test]
 fn borders_do_not_tell_the_turn() {
     // A crop is resized before it is turned, which must not show either.
     let prepare = prepare("rotation", &[]);
-    let mut examples = Vec::new();
+    let (mut levels, mut rough, mut blurred) = (Vec::new(), Vec::new(), Vec::new());
     for sample in 0..600 {
         let views = example(prepare.as_ref(), &noise(sample), sample).views;
         // Two turns in four of each image, so that none is beside itself.
         for turn in [sample as usize % 4, (sample as usize + 2) % 4] {
-            examples.push((pixels(&views[turn], border(SIDE).step_by(4)).collect(), turn));
+            let view = &views[turn];
+            levels.push((pixels(view, border(SIDE).step_by(4)).collect(), turn));
+            rough.push((roughness(view).into_iter().map(|r| 10.0 * r).collect(), turn));
+            // Each turn but the first as if resampled a little off the pixels.
+            let mut off = view.clone();
+            if turn > 0 {
+                let [dx, dy] = [turn as u32 % 2, turn as u32 / 2];
+                for (x, y) in (0..SIDE - 1).flat_map(|x| (0..SIDE - 1).map(move |y| (x, y))) {
+                    let beside = view.get_pixel(x + dx, y + dy)[1];
+                    off.get_pixel_mut(x, y)[1] =
+                        ((2 * u16::from(view.get_pixel(x, y)[1]) + u16::from(beside)) / 3) as u8;
+                }
+            }
+            blurred.push((roughness(&off).into_iter().map(|r| 10.0 * r).collect(), turn));
         }
     }
-    assert_chance(linear_rule(&examples, 4), 4, examples.len() / 4, "borders");
+    assert_chance(linear_rule(&levels, 4), 4, levels.len() / 4, "borders");
+    assert_chance(linear_rule(&rough, 4), 4, rough.len() / 4, "roughness");
+    let told = linear_rule(&blurred, 4);
+    assert!(told > 0.5, "the test would see it: {told}");
 }
 
 /// By how much red is shifted against green in a patch, at most a pixel or so: least squares of red − green on green's slopes.
@@ -353,15 +395,26 @@ fn settings_that_do_not_fit_are_errors_that_say_so() {
     fails("relative-patch", "method.downsample_least=9", "1 to 8");
     fails("relative-patch", "method.hidden_dims=[0]", "hidden_dims");
     fails("relative-patch", "method.color=red", "red");
+    fails("relative-patch", "method.gap=2147483648", "image_size is 32");
+    fails("relative-patch", "method.jitter=2147483648", "image_size is 32");
     fails("jigsaw", "method.tile=11", "4 to 10");
     fails("jigsaw", "method.permutations=1", "2 to 362880");
     fails("jigsaw", "method.hidden_dim=0", "hidden_dim");
     fails("inpainting", "method.hole=square", "square");
-    fails("inpainting", "method.overlap=8", "a quarter of image_size");
+    fails("inpainting", "method.overlap=8", "half of the hole's side of 16");
+    let odd = resolve("inpainting", &["image_size=33", "method.overlap=8"]).unwrap_err();
+    assert!(odd.contains("half of the hole's side of 16"), "{odd}");
+    let small = resolve("jigsaw", &["image_size=11"]).unwrap_err();
+    assert!(small.contains("image_size must be at least 12"), "{small}");
+    for (method, setting) in [("jigsaw", "method.tile=9"), ("relative-patch", "method.patch=6")] {
+        let error = resolve(method, &["arch=vit-mini-cifar", setting]).unwrap_err();
+        let name = setting.split('=').next().unwrap();
+        assert!(error.contains(name) && error.contains("patches of 4"), "{error}");
+    }
     fails("inpainting", "method.adversarial=1.0", "[0, 1)");
     fails("inpainting", "method.overlap_weight=0.0", "positive");
     fails("colorization", "method.uniform=0.0", "(0, 1]");
-    fails("colorization", "method.temperature=-1.0", "positive");
+    fails("colorization", "method.temperature=0.0001", "at least 0.001");
     fails("rotation", "method.augmentation=[{name=\"center_crop\", size=16}]", "16 pixels");
 }
 
@@ -380,9 +433,23 @@ fn a_permutation_file_must_have_as_many_orders_as_are_asked_for() {
         ("0 1 2 3 4 5 6 7 8\n0 1 2 3 4 5 6 7 8\n", "line 2 repeats"),
         ("0 1 2 3 4 5 6 7 9\n", "line 1 must be the numbers 0 to 8"),
         ("0 1 2 3 4 5 6 7\n", "line 1 must be"),
+        ("300 0 1 2 3 4 5 6 7 8\n", "line 1 must be"),
+        ("-1 0 1 2 3 4 5 6 7 8\n", "line 1 must be"),
+        ("row 0 1 2 3 4 5 6 7 8\n", "line 1 must be"),
     ] {
         let error = with(text).expect_err(text);
         assert!(error.contains(part) && error.contains("orders.txt"), "{error}");
+    }
+    // A configuration that began with one file does not go on with another.
+    let config = with("0 1 2 3 4 5 6 7 8\n8 7 6 5 4 3 2 1 0\n").unwrap();
+    config.validate().unwrap();
+    std::fs::write(&path, "0 1 2 3 4 5 6 7 8\n8 7 6 5 4 3 2 0 1\n").unwrap();
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.contains("not the file that the run began with"), "{error}");
+    for (count, text) in [(0, ""), (1, "0 1 2 3 4 5 6 7 8\n")] {
+        std::fs::write(&path, text).unwrap();
+        let error = resolve("jigsaw", &[&file, &format!("method.permutations={count}")]).unwrap_err();
+        assert!(error.contains("2 to 362880"), "{error}");
     }
     std::fs::remove_file(&path).unwrap();
     assert!(resolve("jigsaw", &[&file]).unwrap_err().contains("orders.txt"));
@@ -536,4 +603,33 @@ fn methods_say_how_much_of_an_image_a_step_takes() {
         let config = resolve(method, &settings).unwrap();
         assert_eq!((config.image_size, config.method.views(32)), (32, views), "{method}");
     }
+}
+
+/// The adversary's judgement reaches the network that is judged, and the discriminator is not moved by it.
+#[test]
+fn the_adversarial_loss_has_gradients_in_the_decoder_alone() {
+    let gradient = |adversarial: &str| {
+        let config = resolve("inpainting", &[WHOLE, adversarial]).unwrap();
+        let mask = example(config.method.prepare().unwrap().as_ref(), &map(), 0).views[1].clone();
+        let mut method = config.method.build(config.encoder(&Device::Cpu).unwrap(), 0).unwrap();
+        let batch = vec![stack(&[noise(1), noise(2)]), stack(&vec![mask; 2])].into();
+        let out = method.step(&batch, Progress { step: 0, total: 1, lr: 0.0 }).unwrap();
+        let grads = out.loss.backward().unwrap();
+        let mut of = Vec::new();
+        for t in method.tensors().iter() {
+            match grads.get(&t.var) {
+                Some(grad) if t.name.starts_with("decoder") => {
+                    of.extend(grad.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                }
+                grad => assert!(grad.is_none() || !t.name.starts_with("discriminator"), "{}", t.name),
+            }
+        }
+        assert!(!of.is_empty());
+        of
+    };
+    // At .9 L2's part of the gradient is a tenth of what it is alone; the rest is the adversary's.
+    let (plain, mixed) = (gradient("method.adversarial=0.0"), gradient("method.adversarial=0.9"));
+    let apart: f64 = plain.iter().zip(&mixed).map(|(p, m)| f64::from(0.1 * p - m).powi(2)).sum();
+    let whole: f64 = mixed.iter().map(|m| f64::from(*m).powi(2)).sum();
+    assert!(apart > 0.1 * whole, "{apart} of {whole}");
 }

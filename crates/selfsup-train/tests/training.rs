@@ -162,6 +162,10 @@ fn every_method_resumes_exactly() {
     }
     ends_with_the_same_bits(&config_of("dino", &["steps=4", "arch=vit-mini-cifar"]), &data());
     ends_with_the_same_bits(&config_of("inpainting", &["steps=4", "method.hole=region"]), &data());
+    // A transformer's decoder reads its patches, and each of its tensors learns.
+    for method in ["inpainting", "colorization"] {
+        ends_with_the_same_bits(&config_of(method, &["steps=2", "arch=vit-mini-cifar"]), &coloured);
+    }
 }
 
 #[test]

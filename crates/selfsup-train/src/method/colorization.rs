@@ -79,8 +79,8 @@ impl Settings for ColorizationConfig {
         if !(self.uniform > 0.0 && self.uniform <= 1.0) {
             return fail("uniform", "in (0, 1]", &self.uniform);
         }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return fail("temperature", "positive", &self.temperature);
+        if !(self.temperature.is_finite() && self.temperature >= 1e-3) {
+            return fail("temperature", "at least 0.001", &self.temperature);
         }
         if self.decoder_width == 0 {
             return fail("decoder_width", "at least 1", &self.decoder_width);
@@ -148,8 +148,7 @@ impl Colorization {
 
     /// Images u8 `[n, h, w, 3]` → features `[n, d]` and logits `[n, h/4, w/4, q]`.
     fn logits(&self, images: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let last = self.encoder.arch().config.last_layer();
-        let map = self.encoder.maps(images, mode, &[last])?.remove(0);
+        let map = self.encoder.last_map(images, mode)?;
         let features = selfsup_kernels::global_avg_pool(&map)?;
         let logits = self.decoder.forward(&map, mode)?;
         let [h, w] = [images.dim(1)?.div_ceil(REDUCTION), images.dim(2)?.div_ceil(REDUCTION)];
@@ -197,10 +196,30 @@ impl Colorization {
         let (_, logits) = self.logits(small, Mode::Eval)?;
         let (_, rows, columns, bins) = logits.dims4()?;
         let ab = annealed_mean(&logits.reshape((n * rows * columns, bins))?, self.config.temperature)?;
-        let ab = resize_bilinear(&ab.reshape((n, rows, columns, 2))?, h, w, false)?;
+        let (_, small_h, small_w, _) = small.dims4()?;
+        let ab = ab.reshape((n, rows, columns, 2))?;
+        let ab = enlarge(&enlarge(&ab, 1, small_h, h)?, 2, small_w, w)?;
         let lightness = rgb_to_lab(large)?.narrow(D::Minus1, 0, 1)?;
         Ok(lab_to_rgb(&Tensor::cat(&[&lightness, &ab], D::Minus1)?)?)
     }
+}
+
+/// Predictions along a dimension of `[n, rows, columns, 2]`, each of which stands at a fourth pixel (0, 4, …) of `small` pixels, brought to
+/// the centres of `large` pixels: linear between them, constant beyond the last.
+fn enlarge(ab: &Tensor, dim: usize, small: usize, large: usize) -> Result<Tensor> {
+    let from = ab.dim(dim)?;
+    let mut weights = vec![0f32; large * from];
+    for (at, row) in weights.chunks_exact_mut(from).enumerate() {
+        let pixel = (at as f64 + 0.5) * small as f64 / large as f64 - 0.5;
+        let place = (pixel / REDUCTION as f64).clamp(0.0, (from - 1) as f64);
+        let left = place.floor() as usize;
+        let share = (place - left as f64) as f32;
+        row[left] += 1.0 - share;
+        row[(left + 1).min(from - 1)] += share;
+    }
+    let weights = Tensor::from_vec(weights, (large, from), ab.device())?;
+    let moved = ab.transpose(dim, 3)?.contiguous()?;
+    Ok(moved.broadcast_matmul(&weights.t()?.contiguous()?)?.transpose(dim, 3)?.contiguous()?)
 }
 
 /// Every fourth pixel's a and b, row by row: `[n, ⌈h/4⌉, ⌈w/4⌉, 2]`, as in the authors' network.
@@ -294,5 +313,31 @@ impl Method for Colorization {
             layout: Layout::Plain,
         });
         all.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Predictions that say where they stand stay there, whatever size they are brought to.
+    #[test]
+    fn a_prediction_is_drawn_where_its_pixel_is() {
+        for (small, large) in [(32usize, 32usize), (30, 30), (32, 80), (32, 17)] {
+            let cells = small.div_ceil(REDUCTION);
+            let places: Vec<f32> =
+                (0..cells * 2).flat_map(|i| [(REDUCTION * (i % cells)) as f32, 7.0]).collect();
+            let ab = Tensor::from_vec(places, (1, 2, cells, 2), &Device::Cpu).unwrap();
+            let drawn = enlarge(&ab, 2, small, large).unwrap();
+            assert_eq!(drawn.dims(), [1, 2, large, 2]);
+            for row in drawn.squeeze(0).unwrap().to_vec3::<f32>().unwrap() {
+                for (x, ab) in row.iter().enumerate() {
+                    let (a, b) = (ab[0], ab[1]);
+                    let at = (x as f32 + 0.5) * small as f32 / large as f32 - 0.5;
+                    let wanted = at.clamp(0.0, (REDUCTION * (cells - 1)) as f32);
+                    assert!((a - wanted).abs() < 1e-3 && (b - 7.0).abs() < 1e-5, "{small} {large} {x}: {a}");
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@
 //! learns to tell completed pictures from true ones.
 //!
 //! With a hole in the centre the decoder predicts that square alone, and a band along its border that the encoder sees too, whose errors
-//! weigh ten times as much (§3.2); with blocks or a region anywhere it predicts the whole image, whose errors count in the holes.
+//! weigh ten times as much; with blocks or a region anywhere it predicts the whole image, whose errors count in the holes (eq. 1). The
+//! discriminator judges all that is predicted, never a prediction pasted into the truth, whose seams it would know it by (§3.2).
 //!
 //! Letters: n images, S side of the image, s of the last map, c channels. Pictures have levels in −1…1.
 
@@ -45,7 +46,8 @@ pub(super) const INFO: MethodInfo = MethodInfo {
 pub struct InpaintingConfig {
     /// What is missing.
     pub hole: Hole,
-    /// Pixels along a central hole's border that the encoder sees although they are predicted: 4 of 128 in the paper.
+    /// Pixels along a central hole's border that the encoder sees although they are predicted: 7 of 128 in the paper, 4 in the
+    /// authors' code.
     pub overlap: u32,
     /// Weight of the errors there: 10 in the paper.
     pub overlap_weight: f64,
@@ -74,8 +76,8 @@ impl Settings for InpaintingConfig {
         if sizes.image < 8 {
             return fail("augmentation", "of images of at least 8 pixels".into(), &sizes.image);
         }
-        if self.hole == Hole::Center && 4 * self.overlap as usize >= sizes.image {
-            let expected = format!("below a quarter of image_size = {}", sizes.image);
+        if self.hole == Hole::Center && 2 * self.overlap as usize >= sizes.image / 2 {
+            let expected = format!("less than half of the hole's side of {}", sizes.image / 2);
             return fail("overlap", expected, &self.overlap);
         }
         if !(0.0..1.0).contains(&self.adversarial) {
@@ -172,8 +174,7 @@ impl Inpainting {
         let normalized =
             ((&task.truth + 1.0)? * 0.5)?.broadcast_sub(&channel(mean)?)?.broadcast_div(&channel(std)?)?;
         let seen = normalized.broadcast_mul(&(1.0 - &task.missing)?)?;
-        let last = self.encoder.arch().config.last_layer();
-        let map = self.encoder.maps_normalized(&seen, mode, &[last])?.remove(0);
+        let map = self.encoder.last_map_normalized(&seen, mode)?;
         let features = selfsup_kernels::global_avg_pool(&map)?;
         Ok((features, self.completion.forward(&map, mode)?))
     }
@@ -181,15 +182,6 @@ impl Inpainting {
     fn square(task: &Task, pictures: &Tensor) -> Result<Tensor> {
         let (start, side) = task.square;
         Ok(pictures.narrow(1, start, side)?.narrow(2, start, side)?.contiguous()?)
-    }
-
-    /// What the discriminator sees of a prediction: the predicted square, or the image with its holes filled.
-    fn judged(&self, task: &Task, predicted: &Tensor) -> Result<Tensor> {
-        if self.config.hole == Hole::Center {
-            return Ok(predicted.clone());
-        }
-        let kept = task.truth.broadcast_mul(&(1.0 - &task.missing)?)?;
-        Ok((predicted.broadcast_mul(&task.missing)? + kept)?)
     }
 }
 
@@ -251,13 +243,12 @@ impl Method for Inpainting {
         let (features, predicted) = self.complete(&task, Mode::Train)?;
         let truth = Self::square(&task, &task.truth)?;
         let l2 = weighted_l2(&predicted, &truth, &task.weights)?;
-        let judged = self.judged(&task, &predicted)?;
         let mut loss = l2.clone();
         let mut adversarial = None;
         if let Some(adversary) = &mut self.adversary {
             // As in the authors' code the discriminator moves first.
-            let own = adversary.learn(&truth, &judged, at.lr * self.config.discriminator_lr_scale)?;
-            let verdict = adversary.discriminator.forward(&judged, Mode::TrainNoGrad)?;
+            let own = adversary.learn(&truth, &predicted, at.lr * self.config.discriminator_lr_scale)?;
+            let verdict = adversary.discriminator.forward(&predicted, Mode::TrainNoGrad)?;
             let fooled = binary_cross_entropy(&verdict, true)?;
             let lambda = self.config.adversarial;
             loss = ((l2.clone() * (1.0 - lambda))? + (&fooled * lambda)?)?;
@@ -299,7 +290,9 @@ impl Method for Inpainting {
         )?;
         let kept = task.truth.broadcast_mul(&(1.0 - &task.missing)?)?;
         let completed = (&kept + padded.broadcast_mul(&task.missing)?)?;
-        Ok(vec![("input", bytes(&kept)?), ("completion", bytes(&completed)?), ("truth", views[0].clone())])
+        let mean = Tensor::new(&self.encoder.preprocessing().mean, task.truth.device())?;
+        let input = (&kept + task.missing.broadcast_mul(&((mean * 2.0)? - 1.0)?)?)?;
+        Ok(vec![("input", bytes(&input)?), ("completion", bytes(&completed)?), ("truth", views[0].clone())])
     }
 
     fn encoder(&self) -> &Encoder {

@@ -22,6 +22,7 @@ use selfsup_models::params::{ParamBuilder, Params};
 use selfsup_models::{BatchNorm, Encoder, Linear, Mode};
 use selfsup_objectives::{Permutation, TILES, distant_permutations};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub(super) const INFO: MethodInfo = MethodInfo {
 const NAMES: [&str; TILES] =
     ["tile 1", "tile 2", "tile 3", "tile 4", "tile 5", "tile 6", "tile 7", "tile 8", "tile 9"];
 const GRID: u32 = 3;
+/// 9!, of all orders.
+const ALL_ORDERS: usize = 362_880;
 /// Added to a tile's standard deviation, in levels.
 const EPS: f64 = 1e-3;
 
@@ -48,13 +51,17 @@ pub struct JigsawConfig {
     /// A file of that many orders in place of the built-in ones: nine numbers 0…8 a line, as `selfsup permutations` prints them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permutation_file: Option<PathBuf>,
+    /// SHA-256 of that file in hexadecimal, filled in: a run is not taken up with other orders than it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permutation_sha256: Option<String>,
     /// t: side of a tile, in pixels. 64 of a cell of 85 in the paper.
     pub tile: u32,
     /// Width of each tile's features before they meet: 512 in the paper.
     pub tile_dim: usize,
     /// Width of the head's hidden layer: 4096 in the paper.
     pub hidden_dim: usize,
-    /// What happens to an image before it is cut: gray with a chance of .66 in the paper.
+    /// What happens to an image before it is cut: gray with a chance of .3 in the paper, .66 in later work (see
+    /// the method's page).
     pub augmentation: Pipeline,
 }
 
@@ -65,10 +72,26 @@ impl JigsawConfig {
     }
 
     fn orders(&self) -> Result<Vec<Permutation>> {
-        match &self.permutation_file {
-            None => Ok(distant_permutations(self.permutations)?),
-            Some(path) => read_orders(path, self.permutations),
+        let Some(path) = &self.permutation_file else { return Ok(distant_permutations(self.permutations)?) };
+        let text = read(path)?;
+        match &self.permutation_sha256 {
+            Some(known) if *known != sha256(&text) => Err(wrong_file(
+                path,
+                format!("it is not the file that the run began with, whose SHA-256 is {known}"),
+            )),
+            _ => parse_orders(path, &text, self.permutations),
         }
+    }
+
+    /// The file's whole path and its hash.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if let Some(path) = &mut self.permutation_file {
+            *path = std::path::absolute(&*path).map_err(|e| wrong_file(path, e.to_string()))?;
+            if self.permutation_sha256.is_none() {
+                self.permutation_sha256 = Some(sha256(&read(path)?));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -83,6 +106,13 @@ impl Settings for JigsawConfig {
         };
         validate_views(&self.augmentation, sizes.image)?;
         let cell = sizes.image / GRID as usize;
+        if cell < 4 {
+            return Err(Error::Config(format!(
+                "jigsaw cuts images into 3×3 cells of at least 4 pixels: image_size must be at least 12, got {}",
+                sizes.image
+            )));
+        }
+        sizes.part("tile", self.tile)?;
         if !(4..=cell).contains(&(self.tile as usize)) {
             let expected = format!("4 to {cell} pixels, a third of image_size = {}", sizes.image);
             return fail("tile", expected, &self.tile);
@@ -92,7 +122,14 @@ impl Settings for JigsawConfig {
                 return fail(name, "at least 1".into(), &got);
             }
         }
-        self.orders().map(|_| ())
+        if !(2..=ALL_ORDERS).contains(&self.permutations) {
+            return fail("permutations", format!("2 to {ALL_ORDERS}"), &self.permutations);
+        }
+        // The built-in ones take a second, and are right.
+        if self.permutation_file.is_some() {
+            self.orders()?;
+        }
+        Ok(())
     }
 
     fn prepare(&self) -> Result<Arc<dyn Prepare>> {
@@ -104,24 +141,35 @@ impl Settings for JigsawConfig {
     }
 }
 
-/// Reads `count` different orders from a file.
-fn read_orders(path: &Path, count: usize) -> Result<Vec<Permutation>> {
-    let fail = |why: String| Error::Config(format!("method.permutation_file {}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+fn wrong_file(path: &Path, why: String) -> Error {
+    Error::Config(format!("method.permutation_file {}: {why}", path.display()))
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| wrong_file(path, e.to_string()))
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `count` different orders, from a file's text.
+fn parse_orders(path: &Path, text: &str, count: usize) -> Result<Vec<Permutation>> {
+    let fail = |why: String| wrong_file(path, why);
     let mut orders: Vec<Permutation> = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let numbers: Vec<u8> =
-            line.split(|c: char| c.is_whitespace() || c == ',').filter_map(|n| n.parse().ok()).collect();
-        let mut sorted = numbers.clone();
-        sorted.sort_unstable();
-        if !sorted.iter().copied().eq(0..TILES as u8) {
-            return Err(fail(format!(
-                "line {} must be the numbers 0 to 8 in some order, got `{}`",
-                i + 1,
-                line.trim()
-            )));
-        }
-        let order = numbers.try_into().expect("nine numbers");
+        let numbers = line.split(|c: char| c.is_whitespace() || c == ',').filter(|n| !n.is_empty());
+        let order = numbers.map(|n| n.parse().ok()).collect::<Option<Vec<u8>>>();
+        let order = order.and_then(|numbers| Permutation::try_from(numbers).ok()).filter(|order| {
+            let mut sorted = *order;
+            sorted.sort_unstable();
+            sorted.iter().copied().eq(0..TILES as u8)
+        });
+        let Some(order) = order else {
+            let got = line.trim();
+            let wanted = "must be the numbers 0 to 8 in some order";
+            return Err(fail(format!("line {} {wanted}, got `{got}`", i + 1)));
+        };
         if orders.contains(&order) {
             return Err(fail(format!("line {} repeats an order", i + 1)));
         }
@@ -176,7 +224,6 @@ pub struct Jigsaw {
 impl Jigsaw {
     /// Puts a head, drawn from `seed`, on an encoder.
     pub fn new(config: &JigsawConfig, encoder: Encoder, seed: u64) -> Result<Self> {
-        encoder.arch().config.check_side(config.tile as usize)?;
         let device = encoder.device();
         let build = ParamBuilder::new(seed, device);
         let part = build.part("tile");

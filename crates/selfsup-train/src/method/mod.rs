@@ -39,7 +39,7 @@ use rand_chacha::ChaCha8Rng;
 use selfsup_augment::Pipeline;
 use selfsup_data::Dataset;
 use selfsup_models::params::Params;
-use selfsup_models::{Colors, Encoder};
+use selfsup_models::{Colors, Encoder, Network};
 use selfsup_optim::Optimizer;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -216,6 +216,16 @@ pub(crate) struct Sizes {
     pub image: usize,
     /// Images of a step.
     pub batch: usize,
+    /// The encoder's.
+    pub network: &'static Network,
+}
+
+impl Sizes {
+    /// Fails unless the encoder can see pictures of a side that a setting says.
+    fn part(&self, setting: &str, side: u32) -> Result<()> {
+        let wrong = |e| Error::Config(format!("method.{setting}: {e}"));
+        self.network.check_side(side as usize).map_err(wrong)
+    }
 }
 
 /// A method's settings.
@@ -259,6 +269,14 @@ impl MethodConfig {
     /// The name, as on the command line.
     pub fn name(&self) -> &'static str {
         self.parts().0.name
+    }
+
+    /// Fills in what follows from files, so that the resolved configuration says it.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        match self {
+            MethodConfig::Jigsaw(config) => config.settle(),
+            _ => Ok(()),
+        }
     }
 
     /// Checks every setting; the error names the first wrong one.

@@ -1,7 +1,7 @@
 //! Relative patch location: given two patches of an image, the network says on which of eight sides of the first the second lies.
 //!
 //! Doersch, Gupta & Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction", arXiv:1505.05192, §3 and §4. Against
-//! solutions that need no understanding: a gap between the patches and a jitter of the second (edges and textures that run on), colours
+//! solutions that need no understanding: a gap between the patches and a jitter of both (edges and textures that run on), colours
 //! dropped or noise in their place (lenses bend colours apart towards the image's corners, which tells a patch's absolute place), some
 //! patches of a coarser resolution.
 //!
@@ -62,7 +62,7 @@ pub struct RelativePatchConfig {
     pub patch: u32,
     /// g: pixels between two patches. 48 in the paper.
     pub gap: u32,
-    /// j: by how many pixels the second patch is off its place at most, each way. 7 in the paper.
+    /// j: by how many pixels each patch is off its place at most, each way. 7 in the paper.
     pub jitter: u32,
     /// What keeps colours from telling where a patch was.
     pub color: ColorGuard,
@@ -94,8 +94,8 @@ impl RelativePatchConfig {
     }
 
     /// Side of the grid of nine patches, in pixels.
-    fn grid(&self) -> u32 {
-        3 * self.patch + 2 * self.gap + 2 * self.jitter
+    fn grid(&self) -> u64 {
+        3 * u64::from(self.patch) + 2 * u64::from(self.gap) + 2 * u64::from(self.jitter)
     }
 }
 
@@ -112,10 +112,11 @@ impl Settings for RelativePatchConfig {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))
         };
         validate_views(&self.augmentation, sizes.image)?;
+        sizes.part("patch", self.patch)?;
         if self.patch < 4 {
             return fail("patch", "at least 4 pixels".into(), &self.patch);
         }
-        if self.grid() as usize > sizes.image {
+        if self.grid() > sizes.image as u64 {
             let (grid, image) = (self.grid(), sizes.image);
             return Err(Error::Config(format!(
                 "nine patches of {}, with gaps of {} and a jitter of {}, take {grid} pixels, but image_size is {image}; \
@@ -157,17 +158,17 @@ impl Prepare for PatchPair {
         let image = self.0.augmentation.apply(image, &mut rng(0))?;
         let rng = &mut rng(1);
         let side = rng.random_range(0..SIDES.len());
-        // The middle patch's place: the grid fits round it wherever that is.
+        // The middle's place: the grid fits round it wherever that is.
         let before = patch + gap + jitter;
-        let middle =
-            [image.width(), image.height()].map(|whole| before + rng.random_range(0..=whole - self.0.grid()));
+        let grid = u32::try_from(self.0.grid()).expect("not larger than the image");
+        let middle = [image.width(), image.height()].map(|whole| before + rng.random_range(0..=whole - grid));
         let (column, row) = SIDES[side];
-        let mut neighbour = |at: u32, step: i32| {
+        let mut off = |at: u32, step: i32| {
             let off = rng.random_range(-(jitter as i32)..=jitter as i32);
             at.checked_add_signed(step * (patch + gap) as i32 + off).expect("the grid is inside the image")
         };
-        let second = [neighbour(middle[0], column), neighbour(middle[1], row)];
-        let views = [middle, second].map(|place| self.cut(&image, place, rng)).into_iter();
+        let places = [(0, 0), (column, row)].map(|(x, y)| [off(middle[0], x), off(middle[1], y)]);
+        let views = places.map(|place| self.cut(&image, place, rng)).into_iter();
         Ok(Example { views: views.collect::<Result<_>>()?, targets: vec![side as u32] })
     }
 }
@@ -209,13 +210,16 @@ fn drop_colors(patch: &mut RgbImage, kept: usize, rng: &mut ChaCha8Rng) {
     }
 }
 
-/// x − a·(a·x)/(a·a) with a = (−1, 2, −1), the axis from magenta to green (§3.1).
+/// x − a·(a·x)/(a·a) with a = (−1, 2, −1), the axis from magenta to green (§3.1). The result reaches from −42.5 to 297.5 and is brought
+/// into 0…255: cut off there it would show the axis again.
 fn project(patch: &mut RgbImage) {
     const AXIS: [f64; 3] = [-1.0, 2.0, -1.0];
+    const LEAST: f64 = -42.5;
+    const RANGE: f64 = 340.0;
     for pixel in patch.pixels_mut() {
         let dot: f64 = AXIS.iter().zip(pixel.0).map(|(a, v)| a * f64::from(v)).sum();
         for (v, a) in pixel.0.iter_mut().zip(AXIS) {
-            *v = (f64::from(*v) - a * dot / 6.0).round().clamp(0.0, 255.0) as u8;
+            *v = ((f64::from(*v) - a * dot / 6.0 - LEAST) * 255.0 / RANGE).round() as u8;
         }
     }
 }
@@ -230,7 +234,6 @@ pub struct RelativePatch {
 impl RelativePatch {
     /// Puts a classifier of pairs, drawn from `seed`, on an encoder.
     pub fn new(config: &RelativePatchConfig, encoder: Encoder, seed: u64) -> Result<Self> {
-        encoder.arch().config.check_side(config.patch as usize)?;
         let width = 2 * encoder.feature_dim();
         let classifier = Classifier::new(width, &config.hidden_dims, SIDES.len(), encoder.device(), seed)?;
         Ok(Self { prepare: config.prepare()?, encoder, classifier })

@@ -1,7 +1,7 @@
 //! Rotation: the network says by how many quarter turns an image was rotated.
 //!
 //! Gidaris, Singh & Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations", arXiv:1803.07728, eq. 1 to
-//! 3. All four rotations of an image are in the batch (§2.1; with one of them at random the paper's features were worse), and the
+//! 3. All four rotations of an image are in the batch (§3.1; with one of them at random the paper's features were worse), and the
 //! turns move whole pixels, so that no interpolation tells them. What augments an image comes before it is turned.
 
 use super::classifier::Classifier;

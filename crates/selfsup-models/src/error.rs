@@ -77,13 +77,13 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// A file is not safetensors, or is cut off.
-    #[error("{path}: not a complete safetensors file: {source}", path = path.display())]
-    SafeTensors {
+    /// A weight file is cut off, foreign or dishonest.
+    #[error("{path}: {problem}", path = path.display())]
+    WeightFile {
         /// The file.
         path: PathBuf,
-        /// The cause.
-        source: safetensors::SafeTensorError,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A kernel refused its input.
     #[error(transparent)]

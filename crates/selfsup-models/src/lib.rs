@@ -26,7 +26,7 @@
 //! | [`params`] | named tensors and seeded first values |
 //! | [`weights`] | safetensors files |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arch;
 mod backbone;

@@ -113,11 +113,11 @@ fn broken_files_are_errors() {
         Encoder::load(&path, &Device::Cpu).unwrap_err()
     };
     for cut in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
-        assert!(matches!(load(&whole[..cut]), Error::SafeTensors { .. }), "cut at {cut}");
+        assert!(matches!(load(&whole[..cut]), Error::WeightFile { .. }), "cut at {cut}");
     }
     let mut long = whole.clone();
     long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-    assert!(matches!(load(&long), Error::SafeTensors { .. }));
+    assert!(matches!(load(&long), Error::WeightFile { .. }));
     // A file of somebody else: no metadata.
     let foreign = folder.path().join("foreign.safetensors");
     weights::write(&foreign, &WeightFile::default()).unwrap();

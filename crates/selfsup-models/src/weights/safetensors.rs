@@ -1,36 +1,75 @@
-//! Safetensors files: read whole, written atomically and the same to the byte for the same content.
+//! Safetensors: read from the file's bytes, written atomically and the same to the byte for the same content.
 
+use super::WeightFile;
+use super::pickle::Problem;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
-use std::collections::{BTreeMap, HashMap};
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// The content of a safetensors file.
-#[derive(Debug, Clone, Default)]
-pub struct WeightFile {
-    /// The tensors by name.
-    pub tensors: HashMap<String, Tensor>,
-    /// The header's `__metadata__`.
-    pub metadata: BTreeMap<String, String>,
+/// Bytes of the length before the JSON, a little-endian u64.
+const LENGTH: usize = 8;
+
+/// Whether a file may begin so: the JSON's length, and its brace.
+pub fn may_begin(bytes: &[u8]) -> bool {
+    bytes.get(LENGTH) == Some(&b'{')
 }
 
-/// Reads a file. A truncated or foreign one is [`Error::SafeTensors`].
-pub fn read(path: &Path, device: &Device) -> Result<WeightFile> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let format = |source| Error::SafeTensors { path: path.to_owned(), source };
-    let bytes = std::fs::read(path).map_err(io)?;
-    let (_, header): (usize, Metadata) = SafeTensors::read_metadata(&bytes).map_err(format)?;
+/// Reads a file's bytes. The library checks that the tensors lie one behind the other and fill the file; that no name stands twice is
+/// checked here.
+pub fn read(bytes: &[u8], device: &Device) -> std::result::Result<WeightFile, Problem> {
+    let format = |e: SafeTensorError| format!("not a complete safetensors file: {e}");
+    // Two tensors of one name would become one, and an error about places.
+    if let Some(Names(names)) = header_json(bytes).and_then(|json| serde_json::from_slice(json).ok()) {
+        let mut seen = HashSet::new();
+        if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
+            return Err(format!("it has two tensors `{name}`"));
+        }
+    }
+    let (_, header): (usize, Metadata) = SafeTensors::read_metadata(bytes).map_err(format)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-    let file = SafeTensors::deserialize(&bytes).map_err(format)?;
+    let file = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut tensors = HashMap::new();
     for (name, view) in file.tensors() {
-        let dtype = DType::try_from(view.dtype())?;
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)?;
-        tensors.insert(name, tensor);
+        let tensor = DType::try_from(view.dtype())
+            .and_then(|dtype| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device));
+        tensors.insert(name.clone(), tensor.map_err(|e| format!("`{name}`: {e}"))?);
     }
     Ok(WeightFile { tensors, metadata })
+}
+
+fn header_json(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH>()?;
+    rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)
+}
+
+/// The keys of a JSON object in its order, repeated ones too.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 /// Writes a file beside its place, syncs it and renames it over: a reader sees the old file or the whole new
@@ -43,7 +82,7 @@ pub fn write(path: &Path, file: &WeightFile) -> Result<()> {
     // The format's own order: the widest numbers first, so that each is aligned, then by name.
     tensors.sort_by(|(a, x), (b, y)| View::dtype(y).cmp(&View::dtype(x)).then(a.cmp(b)));
     let header = header(&tensors, &file.metadata)
-        .map_err(|source| Error::SafeTensors { path: path.to_owned(), source })?;
+        .map_err(|e| Error::WeightFile { path: path.to_owned(), problem: e.to_string() })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(io)?;
     {
@@ -72,7 +111,6 @@ fn header(
     tensors: &[(&String, &Tensor)],
     metadata: &BTreeMap<String, String>,
 ) -> std::result::Result<Vec<u8>, SafeTensorError> {
-    const LENGTH: usize = 8; // a little-endian u64 comes before the JSON
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let start = end;

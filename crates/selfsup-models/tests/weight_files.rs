@@ -1,0 +1,365 @@
+//! Weight files of others: PyTorch's two formats, shards, and files that lie. The golden files come from `golden/make_pytorch.py`.
+
+use candle_core::{DType, Device, Tensor};
+use selfsup_models::weights::{self, WeightFile};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts what is in use.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// One measurement at a time: the counts are the process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+// SAFETY: every call goes on to the system's allocator with the same arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Far more than any of the files here needs, far less than what they claim.
+const MOST_BYTES: usize = 128 << 20;
+
+/// Reads bytes as a file, within bounded memory.
+fn read(bytes: &[u8]) -> Result<WeightFile, String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
+    let before = IN_USE.load(Ordering::Relaxed);
+    let read = weights::read(file.path(), &Device::Cpu);
+    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    assert!(peak < MOST_BYTES, "{peak} bytes for a file of {}", bytes.len());
+    read.map_err(|e| e.to_string())
+}
+
+fn fails(bytes: &[u8], part: &str) {
+    let error = read(bytes).expect_err(part);
+    assert!(error.contains(part), "expected `{part}`: {error}");
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pytorch").join(name)).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn checkpoints_of_both_formats_are_read_whole() {
+    for form in ["zip", "legacy"] {
+        let file = read(&golden(&format!("checkpoint-{form}.pth"))).unwrap();
+        let count = |n: usize, first: f64| (0..n).map(|i| first + i as f64).collect::<Vec<_>>();
+        // Rows 1 and 2, columns 2 to 4, of a 4×6 table that begins with 100.
+        let part: Vec<f64> =
+            [1, 2].iter().flat_map(|r| (2..5).map(move |c| f64::from(100 + 6 * r + c))).collect();
+        let transposed: Vec<f64> = (0..24).map(|i| f64::from(100 + 6 * (i % 4) + i / 4)).collect();
+        let expected: Vec<(&str, DType, Vec<usize>, Vec<f64>)> = vec![
+            ("state_dict.module.conv.weight", DType::F32, vec![2, 3, 3, 3], count(54, 0.0)),
+            ("state_dict.module.f64", DType::F64, vec![3], count(3, 0.5)),
+            ("state_dict.module.f16", DType::F16, vec![3], count(3, 0.5)),
+            ("state_dict.module.bf16", DType::BF16, vec![3], count(3, 0.5)),
+            ("state_dict.module.i64", DType::I64, vec![], count(1, 7.0)),
+            ("state_dict.module.i32", DType::I64, vec![2], count(2, -1.0)),
+            ("state_dict.module.i16", DType::I64, vec![2], count(2, -1.0)),
+            ("state_dict.module.i8", DType::I64, vec![2], count(2, -1.0)),
+            ("state_dict.module.u8", DType::U8, vec![2], count(2, 254.0)),
+            ("state_dict.module.bool", DType::U8, vec![2], vec![1.0, 0.0]),
+            ("state_dict.module.empty", DType::F32, vec![0, 5], vec![]),
+            ("state_dict.module.transposed", DType::F32, vec![6, 4], transposed),
+            ("state_dict.module.part", DType::F32, vec![2, 3], part),
+            ("state_dict.module.same", DType::F32, vec![4, 6], count(24, 100.0)),
+            ("optimizer.state.0.momentum_buffer", DType::F32, vec![2], count(2, 3.0)),
+        ];
+        for (name, dtype, shape, wanted) in &expected {
+            let t = file.tensors.get(*name).unwrap_or_else(|| panic!("{form}: {name}"));
+            assert_eq!((t.dtype(), t.dims(), &values(t)), (*dtype, &shape[..], wanted), "{form}: {name}");
+        }
+        assert_eq!(file.tensors.len(), expected.len(), "{form}");
+        let metadata = [("epoch", "200"), ("arch", "resnet50"), ("best", "0.5")];
+        assert_eq!(file.metadata, metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+}
+
+#[test]
+fn what_is_no_weight_file_is_refused_by_name() {
+    for form in ["zip", "legacy"] {
+        fails(&golden(&format!("command-{form}.pth")), "`posix.system`");
+        fails(&golden(&format!("module-{form}.pth")), "`torch.nn.modules.linear.Linear`");
+        fails(&golden(&format!("empty-{form}.pth")), "no tensor");
+    }
+    for bytes in [&b""[..], b"P", b"not a weight file", &[0; 40], &[0x80, 2]] {
+        fails(bytes, "neither safetensors nor what torch.save writes");
+    }
+    fails(b"{\"a\": 1}", "not an index of shards");
+}
+
+/// Each beginning of a file is an error, and each byte turned over is one or harmless: nothing panics, nothing takes much memory.
+#[test]
+fn cut_and_damaged_files_are_errors() {
+    for name in ["checkpoint-zip.pth", "checkpoint-legacy.pth"] {
+        let whole = golden(name);
+        for cut in 0..whole.len() {
+            assert!(read(&whole[..cut]).is_err(), "{name} cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                drop(read(&damaged));
+            }
+        }
+    }
+}
+
+/// A zip archive as torch.save writes one.
+fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in entries {
+        zip.start_file(*name, stored).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// The pickle `{"w": tensor}` of protocol 2 with a storage of `count` numbers and a view of it.
+fn pickle(count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    let mut p = vec![0x80, 2, b'}', b'('];
+    let text = |p: &mut Vec<u8>, s: &str| {
+        p.push(b'X');
+        p.extend((s.len() as u32).to_le_bytes());
+        p.extend(s.as_bytes());
+    };
+    let int = |p: &mut Vec<u8>, n: i64| {
+        p.extend([0x8a, 8]);
+        p.extend(n.to_le_bytes());
+    };
+    text(&mut p, "w");
+    p.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+    text(&mut p, "storage");
+    p.extend(b"ctorch\nFloatStorage\n");
+    text(&mut p, "0");
+    text(&mut p, "cpu");
+    int(&mut p, count);
+    p.extend(b"tQ");
+    int(&mut p, offset);
+    for sizes in [shape, strides] {
+        p.push(b'(');
+        sizes.iter().for_each(|&n| int(&mut p, n));
+        p.push(b't');
+    }
+    p.extend([0x89]);
+    p.extend(b"NtRu.");
+    p
+}
+
+fn tensor_file(count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    archive(&[("a/data.pkl", &pickle(count, offset, shape, strides)), ("a/data/0", &[0; 16])])
+}
+
+#[test]
+fn tensors_that_claim_what_is_not_there_are_refused() {
+    assert_eq!(read(&tensor_file(4, 0, &[2, 2], &[2, 1])).unwrap().tensors["w"].dims(), [2, 2]);
+    let giga = 1 << 30;
+    for (file, part) in [
+        (tensor_file(10 * giga, 0, &[10 * giga], &[1]), "far more memory than the file"),
+        (tensor_file(10 * giga, 0, &[4], &[1]), "are announced"),
+        (tensor_file(i64::MAX, 0, &[4], &[1]), "too large"),
+        (tensor_file(-4, 0, &[4], &[1]), "storage's name"),
+        (tensor_file(4, 0, &[5], &[1]), "does not lie in its storage of 4"),
+        (tensor_file(4, 1, &[4], &[1]), "does not lie in its storage"),
+        (tensor_file(4, -1, &[4], &[1]), "begins before its storage"),
+        (tensor_file(4, 0, &[2, 2], &[3, 1]), "does not lie in its storage"),
+        (tensor_file(4, 0, &[2, 2], &[-1, 1]), "a size of -1"),
+        (tensor_file(4, 0, &[2], &[1, 1]), "strides"),
+        // One number that stands for ten thousand million.
+        (tensor_file(4, 0, &[10 * giga], &[0]), "does not lie in its storage"),
+        (tensor_file(4, 0, &[giga, giga, giga], &[0, 0, 0]), "too large"),
+        (tensor_file(4, 0, &[2, 2], &[i64::MAX, i64::MAX]), "does not lie in its storage"),
+        (tensor_file(5, 0, &[4], &[1]), "has 16 bytes, 20 are announced"),
+    ] {
+        fails(&file, part);
+    }
+    assert_eq!(read(&tensor_file(4, 9, &[0, giga], &[1, 1])).unwrap().tensors["w"].dims(), [0, 1 << 30]);
+}
+
+#[test]
+fn archives_that_lie_are_refused() {
+    let good = pickle(4, 0, &[4], &[1]);
+    let data: &[u8] = &[0; 16];
+    for (entries, part) in [
+        (vec![("a/data.pkl", &good[..])], "a/data/0"),
+        (vec![("a/other", data)], "0 entries data.pkl"),
+        (vec![("a/data.pkl", &good), ("b/data.pkl", &good)], "2 entries data.pkl"),
+        (vec![("a/data.pkl", &good), ("a/data/0", data), ("../../etc/cron", data)], "outside of the archive"),
+        (vec![("a/data.pkl", &good), ("a/data/0", data), ("/etc/cron", data)], "outside of the archive"),
+        (vec![("a/data.pkl", &good), ("a/byteorder", b"big"), ("a/data/0", data)], "big-endian"),
+    ] {
+        fails(&archive(&entries), part);
+    }
+    // Ten times a gibibyte of zeros in some megabytes, of which four numbers are wanted.
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let packed =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    zip.start_file("a/data.pkl", packed).unwrap();
+    zip.write_all(&good).unwrap();
+    zip.start_file("a/data/0", packed).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..256 {
+        zip.write_all(&zeros).unwrap();
+    }
+    let bomb = zip.finish().unwrap().into_inner();
+    assert!(bomb.len() < 1 << 20);
+    assert_eq!(read(&bomb).unwrap().tensors["w"].dims(), [4], "no more is unpacked than the tensor has");
+}
+
+#[test]
+fn pickles_that_explode_or_go_in_circles_are_refused() {
+    let file = |pickle: &[u8]| archive(&[("a/data.pkl", pickle)]);
+    // Sixty dictionaries, each of which holds the one before twice: 2⁶⁰ leaves.
+    let mut laughs = vec![0x80, 2, b'}', b'q', 0];
+    for level in 0..60u8 {
+        laughs.extend([b'}', b'q', level + 1, b'(']);
+        for key in [b'a', b'b'] {
+            laughs.extend([b'X', 1, 0, 0, 0, key, b'h', level]);
+        }
+        laughs.push(b'u');
+    }
+    laughs.push(b'.');
+    fails(&file(&laughs), "levels");
+    // The same in few levels but many places.
+    let mut wide = vec![0x80, 2, b'}', b'q', 0];
+    for level in 0..20u8 {
+        wide.extend([b'}', b'q', level + 1, b'(']);
+        for key in 0..20 {
+            wide.extend([b'X', 1, 0, 0, 0, b'a' + key, b'h', level]);
+        }
+        wide.push(b'u');
+    }
+    wide.push(b'.');
+    fails(&file(&wide), "too many places");
+    // A dictionary that holds itself.
+    fails(&file(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), "levels");
+    let deep: Vec<u8> =
+        [0x80, 2].into_iter().chain(b"}X\x01\x00\x00\x00a".repeat(5000)).chain([b'N', b'.']).collect();
+    fails(&file(&deep), "no tensor");
+    let mut nested = vec![0x80, 2];
+    nested.extend(b"}X\x01\x00\x00\x00a".repeat(5000));
+    nested.extend([b'}']);
+    nested.extend([b's'].repeat(5000));
+    nested.push(b'.');
+    fails(&file(&nested), "levels");
+    for (pickle, part) in [
+        (&b"\x80\x02\xf0."[..], "opcode 0xf0"),
+        (b"\x80\x09N.", "protocol 9"),
+        (b"\x80\x02h\x05.", "memorised"),
+        (b"\x80\x02.", "a value is wanted"),
+        (b"\x80\x02t.", "mark"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", "it ends within"),
+        (b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\xffabc.", "it ends within"),
+        (b"\x80\x02X\x01\x00\x00\x00\xff.", "UTF-8"),
+        (b"\x80\x02}(NNNu.", "no value"),
+        (b"\x80\x02NNa.", "no list"),
+        (b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R.", "`os.system`"),
+        (b"\x80\x02X\x08\x00\x00\x00builtinsX\x04\x00\x00\x00eval\x93.", "`builtins.eval`"),
+    ] {
+        fails(&file(pickle), part);
+    }
+    fails(&file(b"\x80\x02}(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00aK\x02u."), "two entries `a`");
+    fails(&file(&[&[0x80, 2][..], &b"N".repeat(1_500_000), b"."].concat()), "more than");
+}
+
+/// A safetensors file of a header and some bytes of data.
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+#[test]
+fn safetensors_that_lie_are_refused() {
+    let one = |shape: &str, from: usize, to: usize| {
+        format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#)
+    };
+    let data = [0u8; 16];
+    assert_eq!(read(&safetensors(&one("[2,2]", 0, 16), &data)).unwrap().tensors["w"].dims(), [2, 2]);
+    let two = |a: [usize; 2], b: [usize; 2], names: [&str; 2]| {
+        let part = |name: &str, [from, to]: [usize; 2]| {
+            format!(r#""{name}":{{"dtype":"F32","shape":[2],"data_offsets":[{from},{to}]}}"#)
+        };
+        format!("{{{},{}}}", part(names[0], a), part(names[1], b))
+    };
+    assert_eq!(read(&safetensors(&two([0, 8], [8, 16], ["a", "b"]), &data)).unwrap().tensors.len(), 2);
+    let deep = "[".repeat(100_000);
+    for (bytes, part) in [
+        (safetensors(&one("[4]", 0, 400), &data), "safetensors"),
+        (safetensors(&one("[4]", 16, 0), &data), "safetensors"),
+        (safetensors(&one("[5]", 0, 16), &data), "safetensors"),
+        (safetensors(&one("[4294967296,4294967296,4294967296]", 0, 16), &data), "safetensors"),
+        (safetensors(&one("[9223372036854775807,2]", 0, 16), &data), "safetensors"),
+        (safetensors(&one("[10737418240]", 0, 42_949_672_960), &data), "safetensors"),
+        (safetensors(&one("[-4]", 0, 16), &data), "safetensors"),
+        (safetensors(&two([0, 8], [4, 12], ["a", "b"]), &data), "safetensors"),
+        (safetensors(&two([0, 8], [8, 16], ["a", "a"]), &data), "two tensors `a`"),
+        (safetensors(&format!("{{\"a\":{deep}"), &data), "safetensors"),
+        ([&u64::MAX.to_le_bytes()[..], b"{}"].concat(), "safetensors"),
+        ([&(10u64 << 30).to_le_bytes()[..], b"{}"].concat(), "safetensors"),
+    ] {
+        fails(&bytes, part);
+    }
+}
+
+#[test]
+fn shards_are_one_file_and_their_index_is_held_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, tensors: &[(&str, f32)]| {
+        let tensors: HashMap<String, Tensor> = tensors
+            .iter()
+            .map(|(name, v)| ((*name).to_owned(), Tensor::new(&[*v], &Device::Cpu).unwrap()))
+            .collect();
+        weights::write(&folder.path().join(name), &WeightFile { tensors, metadata: BTreeMap::new() })
+            .unwrap();
+    };
+    write("one.safetensors", &[("a", 1.0), ("b", 2.0)]);
+    write("two.safetensors", &[("c", 3.0)]);
+    let read = |map: &str| {
+        let path = folder.path().join("model.safetensors.index.json");
+        std::fs::write(&path, format!(r#"{{"metadata": {{"total_size": 12}}, "weight_map": {{{map}}}}}"#))
+            .unwrap();
+        weights::read(&path, &Device::Cpu).map_err(|e| e.to_string())
+    };
+    let whole = r#""a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors""#;
+    let file = read(whole).unwrap();
+    assert_eq!(file.tensors.len(), 3);
+    assert_eq!(values(&file.tensors["c"]), [3.0]);
+    for (map, part) in [
+        (r#""a": "one.safetensors", "c": "two.safetensors""#, "`b` lies in one.safetensors"),
+        (r#""a": "one.safetensors", "b": "one.safetensors", "c": "one.safetensors""#, "`c` is not in one"),
+        (r#""a": "three.safetensors""#, "three.safetensors"),
+        (r#""a": "../one.safetensors""#, "not a file beside it"),
+        (r#""a": "/one.safetensors""#, "not a file beside it"),
+    ] {
+        let error = read(map).expect_err(part);
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(weights::read(Path::new("."), &Device::Cpu).is_err());
+}

@@ -1,6 +1,6 @@
 //! An encoder: a backbone, its weights, and how images must be prepared for it.
 
-use crate::arch::{Arch, arch};
+use crate::arch::Arch;
 use crate::backbone::{Backbone, Layer};
 use crate::layers::Mode;
 use crate::params::{ParamBuilder, Params};
@@ -61,10 +61,23 @@ impl Encoder {
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
+        Self::build(arch, preprocessing, ParamBuilder::new(seed, device), device)
+    }
+
+    /// An encoder of zeros, whose weights are still to come.
+    pub(crate) fn blank(arch: &'static Arch, preprocessing: Preprocessing, device: &Device) -> Result<Self> {
+        Self::build(arch, preprocessing, ParamBuilder::zeros(device), device)
+    }
+
+    fn build(
+        arch: &'static Arch,
+        preprocessing: Preprocessing,
+        build: ParamBuilder,
+        device: &Device,
+    ) -> Result<Self> {
         if preprocessing.image_size == 0 {
             return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
         }
-        let build = ParamBuilder::new(seed, device);
         arch.config.check_side(preprocessing.image_size)?;
         let backbone = Backbone::new(&arch.config, &build)?;
         Ok(Self {
@@ -89,36 +102,16 @@ impl Encoder {
 
     /// Another encoder with the same values, in memory of its own.
     pub fn copy(&self) -> Result<Self> {
-        let twin = Self::untrained(self.arch, self.preprocessing.clone(), 0, &self.device)?;
+        let twin = Self::blank(self.arch, self.preprocessing.clone(), &self.device)?;
         for (to, from) in twin.params.iter().zip(self.params.iter()) {
             to.var.set(&from.var.as_detached_tensor())?;
         }
         twin.with_train_dtype(self.train_dtype)
     }
 
-    /// Reads an encoder that [`Encoder::save`] wrote: the metadata says architecture and preparation.
+    /// Reads an encoder from a weight file, ours or another's, as [`load_file`](crate::load_file) does without options.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let file = weights::read(path, device)?;
-        let field = |field: &'static str| {
-            file.metadata.get(field).ok_or_else(|| Error::Metadata {
-                path: path.to_owned(),
-                field,
-                problem: "missing; was this file written by selfsup?".into(),
-            })
-        };
-        let arch = arch(field("arch")?)?;
-        let preprocessing = Preprocessing {
-            image_size: parse(path, "image_size", field("image_size")?)?,
-            mean: parse(path, "mean", field("mean")?)?,
-            std: parse(path, "std", field("std")?)?,
-            colors: match file.metadata.get("colors") {
-                Some(text) => parse(path, "colors", text)?,
-                None => Colors::Rgb,
-            },
-        };
-        let encoder = Self::untrained(arch, preprocessing, 0, device)?;
-        encoder.params.load_file(&file.tensors, arch.name)?;
-        Ok(encoder)
+        Ok(crate::load_file(path, &crate::LoadOptions::default(), device)?.encoder)
     }
 
     /// Writes the backbone's tensors under torchvision's names (OIHW) with the metadata that [`Encoder::load`]
@@ -213,12 +206,4 @@ impl Encoder {
     pub fn device(&self) -> &Device {
         &self.device
     }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(path: &Path, field: &'static str, text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|e| Error::Metadata {
-        path: path.to_owned(),
-        field,
-        problem: format!("not readable (`{text}`): {e}"),
-    })
 }

@@ -85,6 +85,40 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The convention's name is not known.
+    #[error("unknown convention `{name}`{}; the conventions are {}", nearest.as_ref().map(|n| format!(", did you mean `{n}`?")).unwrap_or_default(), known.join(", "))]
+    UnknownConvention {
+        /// The name that came.
+        name: String,
+        /// The nearest known one, if any is near.
+        nearest: Option<String>,
+        /// Every convention.
+        known: Vec<String>,
+    },
+    /// A file's names are of no known convention.
+    #[error("none of its tensors has a backbone's name in a known convention; some of them: {}", some.join(", "))]
+    NoBackbone {
+        /// Some of the names.
+        some: Vec<String>,
+    },
+    /// A tensor holds what is no number.
+    #[error("{path}: `{name}` has {count} values that are not finite", path = path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, by its name in the file.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// A file's tensors are those of no architecture, or of several.
+    #[error("{path}: {problem}", path = path.display())]
+    Arch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A kernel refused its input.
     #[error(transparent)]
     Kernel(#[from] selfsup_kernels::Error),

@@ -24,7 +24,8 @@
 //! | [`resnet`], [`vit`] | residual networks, vision transformers |
 //! | [`Projector`], [`Decoder`] | the heads that training adds and probing drops |
 //! | [`params`] | named tensors and seeded first values |
-//! | [`weights`] | safetensors files |
+//! | [`load_file`], [`names`] | encoders from the weight files of others, by the names that they give their tensors |
+//! | [`weights`] | safetensors files, and what `torch.save` writes |
 
 #![deny(unsafe_code)]
 
@@ -35,6 +36,8 @@ mod encoder;
 mod error;
 mod init;
 mod layers;
+mod load;
+pub mod names;
 pub mod params;
 mod projector;
 pub mod resnet;
@@ -48,4 +51,5 @@ pub use encoder::{Colors, Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
 pub use layers::{BatchNorm, Conv, ConvNorm, ConvTranspose, LayerNorm, Linear, Mode};
+pub use load::{LoadOptions, Loaded, load_file};
 pub use projector::{HeadNorm, Projector, ProjectorConfig};

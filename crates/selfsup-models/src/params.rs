@@ -4,7 +4,7 @@
 //! the same seed gives the same weights on any machine and with any number of threads. candle's own CPU
 //! generator cannot be seeded, so nothing here uses it.
 
-use crate::{Error, Result, init::Init};
+use crate::{Error, Result, init::Init, nearest};
 use candle_core::{DType, Device, Tensor, Var};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -90,11 +90,14 @@ impl Params {
     /// Sets every tensor from a file's. Nothing is changed unless all of them fit: a missing, left-over or
     /// wrongly shaped tensor is an error that names it. `what` names the model in that error.
     pub fn load_file(&self, tensors: &HashMap<String, Tensor>, what: &str) -> Result<()> {
+        let known: HashSet<&str> = self.iter().map(|t| t.name.as_str()).collect();
         let mut problems = Vec::new();
         let mut new = Vec::with_capacity(self.0.len());
         for t in self.iter() {
             let Some(value) = tensors.get(&t.name) else {
-                problems.push(format!("`{}` is missing", t.name));
+                let left = tensors.keys().map(String::as_str).filter(|name| !known.contains(name));
+                let near = nearest(&t.name, left).map(|n| format!(" (is it `{n}`?)")).unwrap_or_default();
+                problems.push(format!("`{}` is missing{near}", t.name));
                 continue;
             };
             let value = t.layout.from_file(value)?;
@@ -109,7 +112,6 @@ impl Params {
                 ));
             }
         }
-        let known: HashSet<&str> = self.iter().map(|t| t.name.as_str()).collect();
         let mut left: Vec<_> = tensors.keys().filter(|name| !known.contains(name.as_str())).collect();
         left.sort();
         problems.extend(left.iter().map(|name| format!("`{name}` is left over")));
@@ -156,7 +158,8 @@ pub struct ParamBuilder {
 }
 
 struct Shared {
-    seed: u64,
+    /// Without one every first value is 0.
+    seed: Option<u64>,
     device: Device,
     dtype: DType,
     list: RefCell<Vec<NamedTensor>>,
@@ -171,6 +174,15 @@ impl ParamBuilder {
     /// The same with tensors of another float type: in f64, a model can be held against another implementation
     /// without the ReLUs whose input rounding carries across 0.
     pub fn with_dtype(seed: u64, device: &Device, dtype: DType) -> Self {
+        Self::with(Some(seed), device, dtype)
+    }
+
+    /// Tensors of zeros, for a model whose weights come from a file: no number is drawn, and no memory touched before they are set.
+    pub fn zeros(device: &Device) -> Self {
+        Self::with(None, device, DType::F32)
+    }
+
+    fn with(seed: Option<u64>, device: &Device, dtype: DType) -> Self {
         let shared = Shared { seed, device: device.clone(), dtype, list: RefCell::new(Vec::new()) };
         Self { shared: Rc::new(shared), prefix: String::new() }
     }
@@ -212,9 +224,14 @@ impl ParamBuilder {
         if self.shared.list.borrow().iter().any(|t| t.name == name) {
             return Err(Error::DuplicateName(name));
         }
-        let values = init.values(shape.iter().product(), &mut generator(self.shared.seed, &name));
-        let value = Tensor::from_vec(values, shape, &self.shared.device)?.to_dtype(self.shared.dtype)?;
-        let var = Var::from_tensor(&value)?;
+        let Shared { device, dtype, .. } = &*self.shared;
+        let var = match self.shared.seed {
+            Some(seed) => {
+                let values = init.values(shape.iter().product(), &mut generator(seed, &name));
+                Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(*dtype)?)?
+            }
+            None => Var::zeros(shape, *dtype, device)?,
+        };
         self.shared.list.borrow_mut().push(NamedTensor { name, var: var.clone(), trainable, layout });
         Ok(var)
     }

@@ -121,7 +121,7 @@ fn broken_files_are_errors() {
     // A file of somebody else: no metadata.
     let foreign = folder.path().join("foreign.safetensors");
     weights::write(&foreign, &WeightFile::default()).unwrap();
-    assert!(matches!(Encoder::load(&foreign, &Device::Cpu), Err(Error::Metadata { field: "arch", .. })));
+    assert!(matches!(Encoder::load(&foreign, &Device::Cpu), Err(Error::NoBackbone { .. })));
     assert!(matches!(Encoder::load(Path::new("missing"), &Device::Cpu), Err(Error::Io { .. })));
 }
 

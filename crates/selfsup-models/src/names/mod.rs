@@ -1,0 +1,137 @@
+//! Whose names a file's tensors have, and what they are called here.
+//!
+//! Each tensor of a file is accounted for: it is part of the backbone, it is dropped on purpose (a head, a queue, a momentum encoder, an
+//! optimiser's state), or it is left over, which is an error where the file is loaded.
+
+mod tables;
+mod template;
+
+pub use tables::{CONVENTIONS, Convention};
+
+use crate::{Error, Result, nearest};
+use std::collections::BTreeMap;
+use tables::TRAINING;
+use template::translate;
+
+/// What may stand before anything in a checkpoint.
+const WRAPPERS: &[&str] = &["state_dict.", "module.", "model.", "net."];
+/// The names of backbones' tensors here.
+const BACKBONE: &[&str] = &[
+    "conv1.{*}",
+    "bn1.{*}",
+    "layer{s}.{b}.{*}",
+    "cls_token",
+    "pos_embed",
+    "patch_embed.{*}",
+    "blocks.{b}.{*}",
+    "norm.{*}",
+];
+/// Batch normalisation counts its batches where its momentum is an average's; nothing here does.
+const COUNTER: &str = ".num_batches_tracked";
+
+/// The names of a file in one convention.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The convention.
+    pub convention: &'static Convention,
+    /// What stood before the backbone's names.
+    pub prefix: &'static str,
+    /// The backbone's tensors: their names here, and in the file.
+    pub backbone: BTreeMap<String, String>,
+    /// Tensors that were dropped on purpose.
+    pub dropped: Vec<String>,
+    /// Tensors that are neither.
+    pub left: Vec<String>,
+}
+
+impl Convention {
+    /// The convention of a name; an unknown one is an error that says the nearest.
+    pub fn named(name: &str) -> Result<&'static Self> {
+        CONVENTIONS.iter().find(|c| c.name == name).ok_or_else(|| Error::UnknownConvention {
+            name: name.to_owned(),
+            nearest: nearest(name, CONVENTIONS.iter().map(|c| c.name)),
+            known: CONVENTIONS.iter().map(|c| c.name.to_owned()).collect(),
+        })
+    }
+
+    /// A backbone's name here, of one in a file without its prefix.
+    pub fn ours(&self, theirs: &str) -> Option<String> {
+        let ruled = self.rules.iter().find_map(|(ours, of)| translate(theirs, of, ours));
+        let ours = ruled.or_else(|| self.same.then(|| theirs.to_owned()))?;
+        BACKBONE.iter().any(|template| translate(&ours, template, template).is_some()).then_some(ours)
+    }
+
+    /// A backbone's name in a file of this convention, with its first prefix.
+    pub fn theirs(&self, ours: &str) -> Option<String> {
+        let ruled = self.rules.iter().find_map(|(of, theirs)| translate(ours, of, theirs));
+        let theirs = ruled.or_else(|| self.same.then(|| ours.to_owned()))?;
+        Some(format!("{}{theirs}", self.prefixes[0]))
+    }
+
+    /// What the names are, with the prefix that makes most of them a backbone's.
+    pub fn account<'a>(&'static self, names: impl Iterator<Item = &'a str> + Clone) -> Account {
+        let with = |&prefix: &&'static str| self.with_prefix(prefix, names.clone());
+        // The first of those that are as good.
+        self.prefixes
+            .iter()
+            .map(|prefix| with(prefix))
+            .reduce(|best, next| if next.backbone.len() > best.backbone.len() { next } else { best })
+            .expect("a convention has a prefix")
+    }
+
+    fn with_prefix<'a>(&'static self, prefix: &'static str, names: impl Iterator<Item = &'a str>) -> Account {
+        let (mut backbone, mut dropped, mut left) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for name in names {
+            let inner = name.strip_prefix(prefix);
+            let ours = inner.and_then(|inner| self.ours(inner));
+            match ours {
+                Some(_) if name.ends_with(COUNTER) => dropped.push(name.to_owned()),
+                Some(ours) => drop(backbone.insert(ours, name.to_owned())),
+                None if self.drops(name, inner) => dropped.push(name.to_owned()),
+                None => left.push(name.to_owned()),
+            }
+        }
+        dropped.sort();
+        left.sort();
+        Account { convention: self, prefix, backbone, dropped, left }
+    }
+
+    fn drops(&self, name: &str, inner: Option<&str>) -> bool {
+        let begins = |name: &str| self.dropped.iter().any(|beginning| name.starts_with(beginning));
+        if inner.is_some_and(begins) || TRAINING.iter().any(|beginning| name.starts_with(beginning)) {
+            return true;
+        }
+        let mut rest = name;
+        loop {
+            if begins(rest) {
+                return true;
+            }
+            match WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
+                Some(inner) => rest = inner,
+                None => return false,
+            }
+        }
+    }
+}
+
+/// The convention in which a file's names have most of a backbone and, of as many, least left over.
+///
+/// # Errors
+/// No convention finds a backbone's tensor.
+pub fn recognise<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Account> {
+    let best = CONVENTIONS
+        .iter()
+        .map(|convention| convention.account(names.clone()))
+        .reduce(|best, next| {
+            let better = |a: &Account| (a.backbone.len(), std::cmp::Reverse(a.left.len()));
+            if better(&next) > better(&best) { next } else { best }
+        })
+        .expect("there are conventions");
+    if best.backbone.is_empty() {
+        let mut some: Vec<String> = names.map(str::to_owned).collect();
+        some.sort();
+        some.truncate(5);
+        return Err(Error::NoBackbone { some });
+    }
+    Ok(best)
+}

@@ -1,0 +1,206 @@
+//! The conventions: one table each. Ours are torchvision's names for residual networks and timm's for vision transformers.
+//!
+//! To add one: its name, where its backbone's names begin, the rules if its names are others behind that, and what it holds beside the
+//! backbone. The first prefix is the one that is written.
+
+/// How weights are called in files of one kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Convention {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Who writes such files.
+    pub of: &'static str,
+    /// What stands before the backbone's names.
+    pub prefixes: &'static [&'static str],
+    /// (Ours, theirs) behind the prefix; a name that fits none is the same in both, if `same` is set.
+    pub rules: &'static [(&'static str, &'static str)],
+    /// Whether other names are ours.
+    pub same: bool,
+    /// Beginnings of whole names that are no part of the backbone, and are dropped on purpose.
+    pub dropped: &'static [&'static str],
+}
+
+/// What training leaves in a checkpoint, whoever trains.
+pub const TRAINING: &[&str] = &[
+    "optimizer",
+    "optimizer_states.",
+    "scaler",
+    "lr_scheduler",
+    "lr_schedulers.",
+    "loops.",
+    "callbacks.",
+    "amp",
+];
+
+/// A supervised head, as the backbone's own last layer.
+const HEADS: &[&str] = &["fc.", "head.", "head_dist.", "classifier.", "pre_logits.", "fc_norm."];
+
+/// Transformers' residual networks, behind `resnet.`.
+const HF_RESNET: &[(&str, &str)] = &[
+    ("conv1.{*}", "embedder.embedder.convolution.{*}"),
+    ("bn1.{*}", "embedder.embedder.normalization.{*}"),
+    ("layer{s}.{b}.conv{i}.{*}", "encoder.stages.{s-1}.layers.{b}.layer.{i-1}.convolution.{*}"),
+    ("layer{s}.{b}.bn{i}.{*}", "encoder.stages.{s-1}.layers.{b}.layer.{i-1}.normalization.{*}"),
+    ("layer{s}.{b}.downsample.0.{*}", "encoder.stages.{s-1}.layers.{b}.shortcut.convolution.{*}"),
+    ("layer{s}.{b}.downsample.1.{*}", "encoder.stages.{s-1}.layers.{b}.shortcut.normalization.{*}"),
+];
+
+/// Transformers' vision transformers, behind `vit.`. Query, key and value stand apart; [`super::fused`] puts them together.
+const HF_VIT: &[(&str, &str)] = &[
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.{*}", "embeddings.patch_embeddings.projection.{*}"),
+    ("blocks.{b}.norm1.{*}", "encoder.layer.{b}.layernorm_before.{*}"),
+    ("blocks.{b}.norm2.{*}", "encoder.layer.{b}.layernorm_after.{*}"),
+    ("blocks.{b}.attn.q.{*}", "encoder.layer.{b}.attention.attention.query.{*}"),
+    ("blocks.{b}.attn.k.{*}", "encoder.layer.{b}.attention.attention.key.{*}"),
+    ("blocks.{b}.attn.v.{*}", "encoder.layer.{b}.attention.attention.value.{*}"),
+    ("blocks.{b}.attn.proj.{*}", "encoder.layer.{b}.attention.output.dense.{*}"),
+    ("blocks.{b}.mlp.fc1.{*}", "encoder.layer.{b}.intermediate.dense.{*}"),
+    ("blocks.{b}.mlp.fc2.{*}", "encoder.layer.{b}.output.dense.{*}"),
+    ("norm.{*}", "layernorm.{*}"),
+];
+
+/// A network's children in an `nn.Sequential`: stem, normalisation, ReLU, pooling, four stages.
+const SEQUENTIAL: &[(&str, &str)] =
+    &[("conv1.{*}", "0.{*}"), ("bn1.{*}", "1.{*}"), ("layer{s}.{*}", "{s+3}.{*}")];
+
+/// Every convention. Of two that fit a file equally well the earlier one counts.
+pub const CONVENTIONS: &[Convention] = &[
+    Convention {
+        name: "torchvision",
+        of: "torchvision; SimCLR's weights as converted from TensorFlow; selfsup",
+        prefixes: &["", "state_dict.", "model.", "model_state_dict.", "net."],
+        rules: &[],
+        same: true,
+        dropped: HEADS,
+    },
+    Convention {
+        name: "timm",
+        of: "timm, and DINO's backbones alone",
+        prefixes: &["", "state_dict.", "model.", "state_dict_ema."],
+        rules: &[],
+        same: true,
+        dropped: HEADS,
+    },
+    Convention {
+        name: "moco",
+        of: "MoCo v1 and v2 (facebookresearch/moco)",
+        prefixes: &[
+            "state_dict.module.encoder_q.",
+            "module.encoder_q.",
+            "encoder_q.",
+            "state_dict.encoder_q.",
+        ],
+        rules: &[],
+        same: true,
+        dropped: &["encoder_q.fc.", "encoder_k.", "queue", "queue_ptr"],
+    },
+    Convention {
+        name: "moco-v3",
+        of: "MoCo v3 (facebookresearch/moco-v3)",
+        prefixes: &["state_dict.module.base_encoder.", "module.base_encoder.", "base_encoder."],
+        rules: &[],
+        same: true,
+        dropped: &["base_encoder.fc.", "base_encoder.head.", "momentum_encoder.", "predictor."],
+    },
+    Convention {
+        name: "dino",
+        of: "DINO's training checkpoints (facebookresearch/dino): the teacher",
+        prefixes: &["teacher.backbone.", "teacher.module.backbone."],
+        rules: &[],
+        same: true,
+        dropped: &["teacher.head.", "teacher.module.head.", "student.", "dino_loss."],
+    },
+    Convention {
+        name: "vissl",
+        of: "VISSL",
+        prefixes: &[
+            "classy_state_dict.base_model.model.trunk._feature_blocks.",
+            "classy_state_dict.base_model.model.trunk.base_model._feature_blocks.",
+            "trunk._feature_blocks.",
+            "_feature_blocks.",
+        ],
+        rules: &[],
+        same: true,
+        dropped: &["classy_state_dict.base_model.model.heads.", "classy_state_dict.", "heads."],
+    },
+    Convention {
+        name: "swav",
+        of: "SwAV, DeepCluster v2 and others that train in DataParallel",
+        prefixes: &["module.", "state_dict.module."],
+        rules: &[],
+        same: true,
+        dropped: &["projection_head.", "prototypes", "fc.", "head."],
+    },
+    Convention {
+        name: "solo-learn",
+        of: "solo-learn; others that call it backbone or encoder",
+        prefixes: &["state_dict.backbone.", "backbone.", "state_dict.encoder.", "encoder."],
+        rules: &[],
+        same: true,
+        dropped: &[
+            "backbone.fc.",
+            "encoder.fc.",
+            "projector.",
+            "predictor.",
+            "classifier.",
+            "momentum_",
+            "prototypes",
+            "queue",
+            "online_classifier.",
+        ],
+    },
+    Convention {
+        name: "byol",
+        of: "lucidrains/byol-pytorch and others with an online encoder",
+        prefixes: &[
+            "online_encoder.net.",
+            "state_dict.online_encoder.net.",
+            "online_encoder.",
+            "online_network.",
+        ],
+        rules: &[],
+        same: true,
+        dropped: &[
+            "online_encoder.projector.",
+            "online_encoder.fc.",
+            "online_predictor.",
+            "target_encoder.",
+            "target_network.",
+        ],
+    },
+    Convention {
+        name: "lightly",
+        of: "lightly: a torchvision network's children in an nn.Sequential",
+        prefixes: &["state_dict.backbone.", "backbone.", ""],
+        rules: SEQUENTIAL,
+        same: false,
+        dropped: &[
+            "projection_head.",
+            "prediction_head.",
+            "backbone_momentum.",
+            "projection_head_momentum.",
+            "student_",
+            "teacher_",
+            "online_classifier.",
+            "criterion.",
+        ],
+    },
+    Convention {
+        name: "hf-resnet",
+        of: "transformers' ResNetModel and ResNetForImageClassification",
+        prefixes: &["", "resnet."],
+        rules: HF_RESNET,
+        same: false,
+        dropped: &["classifier."],
+    },
+    Convention {
+        name: "hf-vit",
+        of: "transformers' ViTModel and ViTForImageClassification",
+        prefixes: &["", "vit."],
+        rules: HF_VIT,
+        same: false,
+        dropped: &["classifier.", "pooler.", "vit.pooler."],
+    },
+];

@@ -1,0 +1,182 @@
+//! Files of others: each convention's names there and back, what is recognised, and that nothing loads by half.
+
+use candle_core::{DType, Device, Tensor};
+use selfsup_models::names::{CONVENTIONS, Convention, recognise};
+use selfsup_models::weights::{self, WeightFile};
+use selfsup_models::{Encoder, Error, LoadOptions, Preprocessing, arch, load_file};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+fn encoder(name: &str) -> Encoder {
+    let arch = arch(name).unwrap();
+    Encoder::untrained(arch, Preprocessing::rgb(arch.image_size, [0.5; 3], [0.25; 3]), 7, &Device::Cpu)
+        .unwrap()
+}
+
+fn tensors(encoder: &Encoder) -> HashMap<String, Tensor> {
+    encoder.params().to_file().unwrap().into_iter().collect()
+}
+
+/// The tensors as a file of a convention has them, behind one of its prefixes, with something of what it drops.
+fn of(convention: &Convention, prefix: &str, ours: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    let mut theirs = HashMap::new();
+    let mut put = |ours: &str, tensor: Tensor| {
+        let name = convention.theirs(ours).unwrap_or_else(|| panic!("{}: {ours}", convention.name));
+        let inner = name.strip_prefix(convention.prefixes[0]).unwrap();
+        theirs.insert(format!("{prefix}{inner}"), tensor);
+    };
+    for (name, tensor) in ours {
+        if convention.name == "hf-vit" && name.contains(".attn.qkv.") {
+            let d = tensor.dim(0).unwrap() / 3;
+            for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
+                put(
+                    &name.replace(".attn.qkv.", &format!(".attn.{part}.")),
+                    tensor.narrow(0, i * d, d).unwrap(),
+                );
+            }
+        } else {
+            put(name, tensor.clone());
+        }
+        if let Some(norm) = name.strip_suffix("running_mean") {
+            put(&format!("{norm}num_batches_tracked"), Tensor::new(5i64, &Device::Cpu).unwrap());
+        }
+    }
+    let head = Tensor::zeros((10, 4), DType::F32, &Device::Cpu).unwrap();
+    for dropped in convention.dropped {
+        theirs.insert(format!("{dropped}0.weight"), head.clone());
+    }
+    theirs.insert("optimizer.state.0.momentum_buffer".into(), head);
+    theirs
+}
+
+fn write(folder: &tempfile::TempDir, tensors: HashMap<String, Tensor>) -> PathBuf {
+    let path = folder.path().join("weights.safetensors");
+    weights::write(&path, &WeightFile { tensors, metadata: BTreeMap::new() }).unwrap();
+    path
+}
+
+#[test]
+fn every_convention_is_recognised_and_loads_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for convention in CONVENTIONS {
+        let archs: &[&str] = match convention.name {
+            "hf-vit" | "dino" | "timm" | "moco-v3" => &["vit-mini-cifar"],
+            _ => &["resnet18", "resnet50-cifar"],
+        };
+        for name in archs {
+            let original = encoder(name);
+            let ours = tensors(&original);
+            // The larger network says nothing new of prefixes.
+            let prefixes = if *name == "resnet50-cifar" { 1 } else { convention.prefixes.len() };
+            for prefix in &convention.prefixes[..prefixes] {
+                let what = format!("{} {name} `{prefix}`", convention.name);
+                let file = of(convention, prefix, &ours);
+                let count = file.len();
+                let path = write(&folder, file);
+                // The same names may be those of two conventions; with its own it must load in any case.
+                let options = LoadOptions { names: Some(convention.name.into()), ..LoadOptions::default() };
+                for options in [options, LoadOptions::default()] {
+                    let loaded =
+                        load_file(&path, &options, &Device::Cpu).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    assert_eq!(loaded.encoder.arch().name, *name, "{what}");
+                    assert_eq!(
+                        loaded.encoder.params().sha256().unwrap(),
+                        original.params().sha256().unwrap(),
+                        "{what}"
+                    );
+                    let account = &loaded.account;
+                    assert_eq!(account.left, [""; 0], "{what}");
+                    assert_eq!(
+                        account.backbone.len() + account.dropped.len(),
+                        count,
+                        "{what}: each is accounted for"
+                    );
+                }
+            }
+            let path = write(&folder, of(convention, convention.prefixes[0], &ours));
+            let loaded = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap();
+            let alike = ["torchvision", "timm"];
+            let said = loaded.account.convention.name;
+            assert!(
+                said == convention.name || alike.contains(&said) && alike.contains(&convention.name),
+                "{said}"
+            );
+        }
+    }
+}
+
+/// Of two towers in one file the one that is meant is taken.
+#[test]
+fn of_two_encoders_in_a_file_the_right_one_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (meant, other) = (encoder("resnet18"), {
+        let arch = arch("resnet18").unwrap();
+        Encoder::untrained(arch, Preprocessing::rgb(224, [0.5; 3], [0.25; 3]), 8, &Device::Cpu).unwrap()
+    });
+    for (right, wrong, said) in [
+        ("state_dict.module.encoder_q.", "state_dict.module.encoder_k.", "moco"),
+        ("state_dict.module.base_encoder.", "state_dict.module.momentum_encoder.", "moco-v3"),
+        ("teacher.backbone.", "student.module.backbone.", "dino"),
+        ("state_dict.backbone.", "state_dict.momentum_backbone.", "solo-learn"),
+        ("online_encoder.net.", "target_encoder.net.", "byol"),
+    ] {
+        let mut file = HashMap::new();
+        for (prefix, encoder) in [(right, &meant), (wrong, &other)] {
+            file.extend(tensors(encoder).into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)));
+        }
+        let loaded = load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu).unwrap();
+        assert_eq!(loaded.account.convention.name, said);
+        assert_eq!(loaded.encoder.params().sha256().unwrap(), meant.params().sha256().unwrap(), "{said}");
+    }
+}
+
+#[test]
+fn nothing_loads_by_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = tensors(&encoder("resnet18"));
+    let with = |change: &dyn Fn(&mut HashMap<String, Tensor>)| {
+        let mut file = ours.clone();
+        change(&mut file);
+        load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu).unwrap_err().to_string()
+    };
+    let move_to = |from: &'static str, to: &'static str| {
+        with(&move |file| {
+            let t = file.remove(from).unwrap();
+            file.insert(to.into(), t);
+        })
+    };
+    let text = move_to("layer3.1.conv2.weight", "layer3.1.conv_2.weight");
+    assert!(text.contains("`layer3.1.conv2.weight` is missing (is it `layer3.1.conv_2.weight`?)"), "{text}");
+    let text = move_to("layer4.0.bn1.weight", "other.weight");
+    assert!(
+        text.contains("`layer4.0.bn1.weight` is missing") && text.contains("`other.weight` is left over"),
+        "{text}"
+    );
+    let text = with(&|file| drop(file.insert("layer1.0.se.fc1.weight".into(), ours["conv1.weight"].clone())));
+    assert!(text.contains("`layer1.0.se.fc1.weight` is left over"), "{text}");
+    let text = with(&|file| {
+        let poisoned = (ours["layer2.0.conv1.weight"].ones_like().unwrap() * f64::NAN).unwrap();
+        file.insert("layer2.0.conv1.weight".into(), poisoned);
+    });
+    assert!(text.contains("`layer2.0.conv1.weight` has 73728 values that are not finite"), "{text}");
+    let text = with(&|file| file.retain(|name, _| name.starts_with("fc.")));
+    assert!(text.contains("none of its tensors"), "{text}");
+}
+
+#[test]
+fn architectures_are_told_by_their_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = tensors(&encoder("resnet10-mini"));
+    let path = write(&folder, file);
+    let text = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap_err().to_string();
+    assert!(text.contains("resnet10-mini and of resnet10-narrow-cifar") && text.contains("--arch"), "{text}");
+    let options = LoadOptions { arch: Some("resnet10-mini".into()), ..LoadOptions::default() };
+    let loaded = load_file(&path, &options, &Device::Cpu).unwrap();
+    assert_eq!(loaded.encoder.preprocessing().mean, [0.485, 0.456, 0.406], "nothing else is said");
+    let unknown = LoadOptions { names: Some("timmm".into()), ..LoadOptions::default() };
+    let error = load_file(&path, &unknown, &Device::Cpu).unwrap_err();
+    assert!(
+        matches!(error, Error::UnknownConvention { .. }) && error.to_string().contains("did you mean `timm`")
+    );
+    assert!(recognise(["a", "b"].into_iter()).unwrap_err().to_string().contains("a, b"));
+}

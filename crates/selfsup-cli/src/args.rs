@@ -229,7 +229,7 @@ impl std::str::FromStr for Labels {
 /// `probe`
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// A run folder, an encoder.safetensors, random:ARCH, or pixels
+    /// A run folder, a weight file (ours, or what others publish), random:ARCH, or pixels
     pub encoder: String,
     /// Labelled images to fit on
     #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
@@ -281,9 +281,15 @@ pub struct ExtractArgs {
     /// Images a forward pass
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     pub batch_size: u64,
-    /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels)
+    /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels, the weight files of others)
     #[arg(long, value_name = "N")]
     pub image_size: Option<u64>,
+    /// Architecture of another's weight file, if its tensors are those of several
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Whose names another's weight file has [default: whose fit best]: torchvision, timm, moco, dino, vissl, …
+    #[arg(long, value_name = "CONVENTION")]
+    pub names: Option<String>,
     /// Seed of random:ARCH
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
@@ -301,14 +307,15 @@ pub struct ExtractArgs {
 impl ExtractArgs {
     /// What a run's own settings make of it.
     pub fn new(device: &str, workers: usize, quiet: bool) -> Self {
-        Self { batch_size: 256, image_size: None, seed: 0, device: device.to_owned(), workers, quiet }
+        let device = device.to_owned();
+        Self { batch_size: 256, image_size: None, arch: None, names: None, seed: 0, device, workers, quiet }
     }
 }
 
 /// `embed`
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
-    /// A run folder, an encoder.safetensors, random:ARCH, or pixels
+    /// A run folder, a weight file (ours, or what others publish), random:ARCH, or pixels
     pub encoder: String,
     /// The images
     #[arg(long, value_name = "SRC")]

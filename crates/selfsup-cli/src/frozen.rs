@@ -1,4 +1,4 @@
-//! An ENCODER of the command line: a run folder, an encoder file, `random:ARCH` or `pixels`.
+//! An ENCODER of the command line: a run folder, a weight file, ours or another's, `random:ARCH` or `pixels`.
 
 use crate::args::ExtractArgs;
 use crate::failure::{Failure, OrUsage, Result};
@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use anyhow::anyhow;
 use candle_core::Device;
 use selfsup_data::{Dataset, Source};
-use selfsup_models::{Encoder, Layer, Preprocessing, arch};
+use selfsup_models::{Encoder, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file};
 use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
 use std::path::{Path, PathBuf};
@@ -29,16 +29,42 @@ pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
         let preprocessing = Preprocessing::rgb(image_size.map_or(arch.image_size, |n| n as usize), mean, std);
         return Ok(Frozen::Encoder(Encoder::untrained(arch, preprocessing, args.seed, &device).or_usage()?));
     }
-    if image_size.is_some() {
-        let why = "--image-size is for random:ARCH and pixels; a trained encoder says its own";
-        return Err(Failure::Usage(anyhow!(why)));
-    }
-    Ok(Frozen::Encoder(load(text, &device)?))
+    Ok(Frozen::Encoder(load(text, args, &device)?))
 }
 
-/// Loads the encoder of a run folder or a file.
-pub fn load(text: &str, device: &Device) -> Result<Encoder> {
-    Encoder::load(&file(text)?, device).or_usage()
+/// Loads the encoder of a run folder or a file, and says what was found in a file that does not say it itself.
+fn load(text: &str, args: &ExtractArgs, device: &Device) -> Result<Encoder> {
+    let path = file(text)?;
+    let ExtractArgs { arch, names, image_size, .. } = args;
+    let options = LoadOptions { arch: arch.clone(), names: names.clone(), preprocessing: None };
+    let mut loaded = load_file(&path, &options, device).or_usage()?;
+    if loaded.says_itself() {
+        if arch.is_some() || names.is_some() || image_size.is_some() {
+            let why =
+                "--arch, --names and --image-size are for what does not say its own, as this encoder does";
+            return Err(Failure::Usage(anyhow!(why)));
+        }
+        return Ok(loaded.encoder);
+    }
+    if let Some(side) = image_size {
+        let said = loaded.encoder.preprocessing().clone();
+        let preprocessing = Preprocessing { image_size: usize::try_from(*side).or_usage()?, ..said };
+        let options = LoadOptions { preprocessing: Some(preprocessing), ..options };
+        loaded = load_file(&path, &options, device).or_usage()?;
+    }
+    if !args.quiet {
+        let Loaded { encoder, account, .. } = &loaded;
+        output::say(format_args!(
+            "{text}: {} by the names of {}{}: {} tensors used, {} dropped; images of {} pixels, normalised as ImageNet's",
+            encoder.arch().name,
+            account.convention.name,
+            if account.prefix.is_empty() { String::new() } else { format!(" under `{}`", account.prefix) },
+            account.backbone.len(),
+            account.dropped.len(),
+            encoder.preprocessing().image_size,
+        ));
+    }
+    Ok(loaded.encoder)
 }
 
 /// The weight file that a path means: itself, or a run folder's `encoder.safetensors`.
@@ -49,7 +75,7 @@ pub fn file(text: &str) -> Result<PathBuf> {
         return Ok(path);
     }
     Err(Failure::Usage(anyhow!(
-        "no encoder at `{text}`: expected a run folder, an encoder.safetensors, random:ARCH or pixels"
+        "no encoder at `{text}`: expected a run folder, a weight file, random:ARCH or pixels"
     )))
 }
 

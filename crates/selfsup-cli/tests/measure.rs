@@ -253,3 +253,42 @@ fn show_draws_a_row_an_image() {
     let (status, _, stderr) = run(d, &["show", "simclr", "--out", "v.jpg"]);
     assert!(status == 2 && stderr.contains(".png"), "{stderr}");
 }
+
+/// A momentum contrast checkpoint's names, without a word of architecture or preparation.
+#[test]
+fn weight_files_of_others_are_probed_and_what_was_found_is_said() {
+    use selfsup_models::weights::{self, WeightFile};
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"), 20);
+    let out =
+        ["pretrain", "rotation", "--data", "colours", "--steps", "1", "--batch-size", "16", "--out", "run"];
+    let small = ["--image-size", "12", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
+    ok(d, &[&out[..], &small].concat());
+    let file = weights::read(&d.join("run/encoder.safetensors"), &candle_core::Device::Cpu).unwrap();
+    let rename = |(name, tensor)| (format!("state_dict.module.encoder_q.{name}"), tensor);
+    let mut tensors: std::collections::HashMap<_, _> = file.tensors.into_iter().map(rename).collect();
+    tensors.insert("state_dict.module.queue".into(), tensors.values().next().unwrap().clone());
+    let theirs = WeightFile { tensors, metadata: Default::default() };
+    weights::write(&d.join("moco.safetensors"), &theirs).unwrap();
+
+    let probe = ["embed", "moco.safetensors", "--data", "colours", "--out", "features.npy"];
+    let (status, _, stderr) = run(d, &probe);
+    assert!(status == 2 && stderr.contains("say which by --arch"), "{stderr}");
+    let more = ["--arch", "resnet10-mini", "--image-size", "12"];
+    let (status, _, stderr) = run(d, &[&probe[..], &more].concat());
+    assert_eq!(status, 0, "{stderr}");
+    let said = "resnet10-mini by the names of moco under `state_dict.module.encoder_q.`";
+    assert!(stderr.contains(said) && stderr.contains("1 dropped; images of 12 pixels"), "{stderr}");
+    for (flags, part) in [
+        (["--names", "timmm"], "did you mean `timm`"),
+        (["--names", "lightly"], "none of its tensors"),
+        (["--arch", "resnet18"], "has shape"),
+    ] {
+        let (status, _, stderr) = run(d, &[&probe[..], &flags].concat());
+        assert!(status == 2 && stderr.contains(part), "{flags:?}: {stderr}");
+    }
+    let (status, _, stderr) =
+        run(d, &["embed", "run", "--data", "colours", "--out", "f.npy", "--names", "timm"]);
+    assert!(status == 2 && stderr.contains("for what does not say its own"), "{stderr}");
+}

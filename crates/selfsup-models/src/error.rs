@@ -96,7 +96,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// A file's names are of no known convention.
-    #[error("none of its tensors has a backbone's name in a known convention; some of them: {}", some.join(", "))]
+    #[error("none of its tensors has a backbone's name by the convention; some of them: {}", some.join(", "))]
     NoBackbone {
         /// Some of the names.
         some: Vec<String>,

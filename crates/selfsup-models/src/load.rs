@@ -40,6 +40,18 @@ pub struct Loaded {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Loaded {
+    /// Whether the file says its architecture and how images are prepared, as this library's do.
+    pub fn says_itself(&self) -> bool {
+        says_itself(&self.metadata)
+    }
+}
+
+fn says_itself(metadata: &BTreeMap<String, String>) -> bool {
+    // Others write an architecture too, but not how images are prepared.
+    metadata.contains_key("arch") && metadata.contains_key("image_size")
+}
+
 /// Reads an encoder from a file of any format of [`crate::weights`] and any convention of [`crate::names`].
 ///
 /// # Errors
@@ -49,7 +61,7 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
     let WeightFile { tensors, metadata } = weights::read(path, device)?;
     let names = tensors.keys().map(String::as_str);
     let account = match &options.names {
-        Some(name) => Convention::named(name)?.account(names),
+        Some(name) => Convention::named(name)?.account(names).checked()?,
         None => recognise(names)?,
     };
     let mut found: HashMap<String, Tensor> = HashMap::with_capacity(account.backbone.len());
@@ -79,10 +91,9 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
 
 /// What this library's files say of themselves: the architecture, and how images are prepared.
 fn own(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<(&'static Arch, Preprocessing)>> {
-    // Others write an architecture too, but not how images are prepared.
-    let (Some(name), Some(size)) = (metadata.get("arch"), metadata.get("image_size")) else {
+    if !says_itself(metadata) {
         return Ok(None);
-    };
+    }
     let field = |field: &'static str| {
         metadata.get(field).ok_or_else(|| Error::Metadata {
             path: path.to_owned(),
@@ -91,7 +102,7 @@ fn own(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<(&'sta
         })
     };
     let preprocessing = Preprocessing {
-        image_size: parse(path, "image_size", size)?,
+        image_size: parse(path, "image_size", field("image_size")?)?,
         mean: parse(path, "mean", field("mean")?)?,
         std: parse(path, "std", field("std")?)?,
         colors: match metadata.get("colors") {
@@ -99,7 +110,7 @@ fn own(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<(&'sta
             None => Colors::Rgb,
         },
     };
-    Ok(Some((arch(name)?, preprocessing)))
+    Ok(Some((arch(field("arch")?)?, preprocessing)))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, field: &'static str, text: &str) -> Result<T> {

@@ -44,6 +44,18 @@ pub struct Account {
     pub left: Vec<String>,
 }
 
+impl Account {
+    /// Fails if there is no backbone.
+    pub(crate) fn checked(self) -> Result<Self> {
+        const SHOWN: usize = 5;
+        if self.backbone.is_empty() {
+            let some = self.left.iter().chain(&self.dropped).take(SHOWN).cloned().collect();
+            return Err(Error::NoBackbone { some });
+        }
+        Ok(self)
+    }
+}
+
 impl Convention {
     /// The convention of a name; an unknown one is an error that says the nearest.
     pub fn named(name: &str) -> Result<&'static Self> {
@@ -70,11 +82,11 @@ impl Convention {
 
     /// What the names are, with the prefix that makes most of them a backbone's.
     pub fn account<'a>(&'static self, names: impl Iterator<Item = &'a str> + Clone) -> Account {
-        let with = |&prefix: &&'static str| self.with_prefix(prefix, names.clone());
+        let with = |prefix: &&'static str| self.with_prefix(prefix, names.clone());
         // The first of those that are as good.
         self.prefixes
             .iter()
-            .map(|prefix| with(prefix))
+            .map(with)
             .reduce(|best, next| if next.backbone.len() > best.backbone.len() { next } else { best })
             .expect("a convention has a prefix")
     }
@@ -127,11 +139,5 @@ pub fn recognise<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Acc
             if better(&next) > better(&best) { next } else { best }
         })
         .expect("there are conventions");
-    if best.backbone.is_empty() {
-        let mut some: Vec<String> = names.map(str::to_owned).collect();
-        some.sort();
-        some.truncate(5);
-        return Err(Error::NoBackbone { some });
-    }
-    Ok(best)
+    best.checked()
 }

@@ -26,16 +26,28 @@ pub enum Stem {
 pub enum Block {
     /// Two 3×3 convolutions.
     Basic,
-    /// 1×1, 3×3, 1×1, the last four times as wide.
+    /// 1×1, 3×3, 1×1, the last four times as wide. Where the image is halved, the 3×3 does it.
     Bottleneck,
+    /// The same with inner convolutions twice as wide (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    WideBottleneck,
+    /// A bottleneck whose first 1×1 halves the image, as He et al. and Keras have it.
+    OriginalBottleneck,
 }
 
 impl Block {
-    /// Channels out over channels of the inner convolutions.
+    /// Channels out over a stage's width.
     pub const fn expansion(self) -> usize {
         match self {
             Block::Basic => 1,
-            Block::Bottleneck => 4,
+            Block::Bottleneck | Block::WideBottleneck | Block::OriginalBottleneck => 4,
+        }
+    }
+
+    /// Channels of the inner convolutions, of a stage's width.
+    pub const fn inner(self, width: usize) -> usize {
+        match self {
+            Block::WideBottleneck => 2 * width,
+            _ => width,
         }
     }
 }
@@ -199,9 +211,13 @@ enum Shortcut {
 impl Residual {
     fn new(block: Block, c: usize, width: usize, stride: usize, build: &ParamBuilder) -> Result<Self> {
         let out = width * block.expansion();
+        let inner = block.inner(width);
         let plan: &[(usize, usize, usize, usize)] = match block {
             Block::Basic => &[(c, width, 3, stride), (width, out, 3, 1)],
-            Block::Bottleneck => &[(c, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)],
+            Block::Bottleneck | Block::WideBottleneck => {
+                &[(c, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
+            }
+            Block::OriginalBottleneck => &[(c, inner, 1, stride), (inner, inner, 3, 1), (inner, out, 1, 1)],
         };
         let mut layers = Vec::with_capacity(plan.len());
         for (i, &(c, k, kernel, stride)) in plan.iter().enumerate() {

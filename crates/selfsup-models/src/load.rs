@@ -174,8 +174,7 @@ fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>, device: &Device) -> R
 /// How many tensors are there with the shape that the model has, less those that it lacks.
 fn fitting(params: &Params, tensors: &HashMap<String, Tensor>) -> usize {
     let fits = params.iter().filter(|t| {
-        let Some(tensor) = tensors.get(&t.name) else { return false };
-        t.layout.from_file(tensor).is_ok_and(|t2| t2.dims() == t.var.dims())
+        tensors.get(&t.name).is_some_and(|there| there.dims() == t.layout.file_shape(t.var.dims()))
     });
     let count = fits.count();
     // Of a smaller network all tensors may stand in a larger one's file.

@@ -32,6 +32,14 @@ impl Layout {
         })
     }
 
+    /// The shape in a file, of that in memory.
+    pub fn file_shape(self, dims: &[usize]) -> Vec<usize> {
+        match (self, dims) {
+            (Layout::Conv, &[kh, kw, c, k]) => vec![k, c, kh, kw],
+            _ => dims.to_vec(),
+        }
+    }
+
     /// File to memory.
     pub fn from_file(self, tensor: &Tensor) -> Result<Tensor> {
         Ok(match self {

@@ -23,6 +23,7 @@ pub struct Arch {
 
 const HE_2016: &str = "He et al. 2016, arXiv:1512.03385, tables 1 and 6";
 const TOUVRON_2021: &str = "Touvron et al. 2021 (DeiT), arXiv:2012.12877, table 1";
+const CARON_2021: &str = "Caron et al. 2021 (DINO), arXiv:2104.14294, table 1";
 const OURS: &str = "ours: a vision transformer that trains in minutes on two cores";
 
 const fn resnet(
@@ -67,7 +68,9 @@ pub const ARCHS: &[Arch] = &[
     vit("vit-mini-cifar", [32, 4], [96, 6, 3], OURS),
     vit("vit-tiny-16", [224, 16], [192, 12, 3], TOUVRON_2021),
     vit("vit-small-16", [224, 16], [384, 12, 6], TOUVRON_2021),
+    vit("vit-small-8", [224, 8], [384, 12, 6], CARON_2021),
     vit("vit-base-16", [224, 16], [768, 12, 12], TOUVRON_2021),
+    vit("vit-base-8", [224, 8], [768, 12, 12], CARON_2021),
 ];
 
 /// The architecture of a name; an unknown one is an error that says the nearest.

@@ -4,10 +4,11 @@
 //! ([`crate::names`]), the tensors' shapes the architecture, and images are prepared as ImageNet's usually are.
 
 use crate::arch::{ARCHS, Arch, arch};
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, Network};
 use crate::encoder::{Colors, Encoder, Preprocessing};
 use crate::names::{Account, Convention, recognise};
 use crate::params::{ParamBuilder, Params};
+use crate::positions;
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -76,6 +77,11 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
         (None, Some((arch, _))) => arch,
         (None, None) => arch_of(path, &found, device)?,
     };
+    if let (Network::Vit(vit), Some(embedding)) = (&arch.config, found.get_mut("pos_embed"))
+        && embedding.rank() == 3
+    {
+        *embedding = positions::resample(embedding, vit.image_size / vit.patch)?;
+    }
     let preprocessing = match (&options.preprocessing, own) {
         (Some(given), _) => given.clone(),
         (None, Some((_, own))) => own,

@@ -81,3 +81,48 @@ fn images_are_whole_patches_and_training_is_in_f32() {
     let error = encoder.with_train_dtype(DType::BF16).unwrap_err().to_string();
     assert!(error.contains("vision transformers train in F32"), "{error}");
 }
+
+/// A file whose positions are another grid's: they are resampled as timm does it, and the rest is as it was.
+#[test]
+fn positions_of_another_grid_are_timm_s() {
+    use selfsup_models::weights::{self, WeightFile};
+    let golden: HashMap<String, Vec<f32>> =
+        serde_json::from_str(include_str!("golden/positions.json")).unwrap();
+    let d = arch(ARCH).unwrap().config.feature_dim();
+    let preprocessing = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
+    let encoder = Encoder::untrained(arch(ARCH).unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vit.safetensors");
+    let mut tensors: HashMap<String, Tensor> = encoder.params().to_file().unwrap().into_iter().collect();
+    let mut load = |positions: Tensor| {
+        tensors.insert("pos_embed".into(), positions);
+        let file = WeightFile { tensors: tensors.clone(), metadata: Default::default() };
+        weights::write(&path, &file).unwrap();
+        Encoder::load(&path, &Device::Cpu).map_err(|e| e.to_string())
+    };
+    let of = |encoder: &Encoder| {
+        let positions = encoder.params().iter().find(|t| t.name == "pos_embed").unwrap();
+        positions.var.as_tensor().narrow(2, 0, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    // The network's grid is 8×8. Embeddings that are the same in every direction stay so.
+    for grid in [4usize, 8, 14] {
+        let tokens = 1 + grid * grid;
+        let loaded = load(Tensor::full(0.25f32, (1, tokens, d), &Device::Cpu).unwrap()).unwrap();
+        let values = of(&loaded);
+        assert_eq!(values.len(), 65);
+        assert!(values.iter().all(|v| (v - 0.25).abs() < 1e-6), "{values:?}");
+    }
+    let error = load(Tensor::zeros((1, 60, d), DType::F32, &Device::Cpu).unwrap()).unwrap_err();
+    assert!(error.contains("square grid"), "{error}");
+    for (sizes, expected) in golden {
+        let (old, new) = sizes.split_once(' ').unwrap();
+        let (old, new): (usize, usize) = (old.parse().unwrap(), new.parse().unwrap());
+        let values: Vec<f32> = uniform((1 + old * old) * 2, 9).into_iter().map(|v| v as f32).collect();
+        let positions = Tensor::from_vec(values, (1, 1 + old * old, 2), &Device::Cpu).unwrap();
+        let own = selfsup_models::resample_positions(&positions, new).unwrap();
+        let own = own.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(own.len(), expected.len());
+        let off = own.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 2e-6, "{sizes}: {off}");
+    }
+}

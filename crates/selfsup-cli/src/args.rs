@@ -39,6 +39,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Colour images with the model of a colorization run
     Colorize(ColorizeArgs),
+    /// Write a weight file under another convention's names
+    Convert(ConvertArgs),
     /// Print the orders of nine tiles that the jigsaw task tells apart
     Permutations(PermutationsArgs),
     /// Print a completion script for a shell
@@ -410,6 +412,21 @@ pub struct ColorizeArgs {
     /// No progress on stderr
     #[arg(long)]
     pub quiet: bool,
+}
+
+/// `convert`
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A run folder or a weight file, of any convention
+    pub from: String,
+    /// FILE.safetensors
+    pub to: PathBuf,
+    /// The names that it gets: torchvision, timm, moco, dino, vissl, hf-resnet, …
+    #[arg(long, value_name = "CONVENTION", default_value = "torchvision")]
+    pub names: String,
+    /// The names that it has [default: those that fit best]
+    #[arg(long, value_name = "CONVENTION")]
+    pub from_names: Option<String>,
 }
 
 /// `permutations`

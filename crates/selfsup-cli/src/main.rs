@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Show(args) => commands::show::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Colorize(args) => commands::colorize::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Permutations(args) => commands::permutations::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

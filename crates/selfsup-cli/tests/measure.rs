@@ -292,3 +292,36 @@ fn weight_files_of_others_are_probed_and_what_was_found_is_said() {
         run(d, &["embed", "run", "--data", "colours", "--out", "f.npy", "--names", "timm"]);
     assert!(status == 2 && stderr.contains("for what does not say its own"), "{stderr}");
 }
+
+#[test]
+fn convert_writes_other_names_and_comes_back() {
+    use selfsup_models::weights;
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"), 10);
+    let out =
+        ["pretrain", "rotation", "--data", "colours", "--steps", "1", "--batch-size", "8", "--out", "run"];
+    let small = ["--image-size", "12", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
+    ok(d, &[&out[..], &small].concat());
+    let stdout = ok(d, &["convert", "run", "theirs.safetensors", "--names", "hf-resnet"]);
+    assert!(stdout.contains("as hf-resnet has them, 0 dropped"), "{stdout}");
+    ok(d, &["convert", "theirs.safetensors", "ours.safetensors"]);
+    let bytes = |name: &str| fs::read(d.join(name)).unwrap();
+    assert_eq!(bytes("run/encoder.safetensors"), bytes("ours.safetensors"), "metadata and all");
+    let theirs = weights::read(&d.join("theirs.safetensors"), &candle_core::Device::Cpu).unwrap();
+    assert!(theirs.tensors.contains_key("embedder.embedder.convolution.weight"));
+    // What says its architecture and preparation needs no flags, whatever its names.
+    ok(d, &["embed", "theirs.safetensors", "--data", "colours", "--out", "features.npy", "--quiet"]);
+    for (flags, part) in [
+        (["theirs.safetensors", "x.pth", "--names", "timm"], "must end in .safetensors"),
+        (["theirs.safetensors", "x.safetensors", "--names", "hf-vit"], "there is none for"),
+        (["theirs.safetensors", "x.safetensors", "--names", "hf-resnte"], "did you mean `hf-resnet`"),
+        (["nothing", "x.safetensors", "--names", "timm"], "no encoder at"),
+    ] {
+        let (status, _, stderr) = run(d, &[&["convert"], &flags[..]].concat());
+        assert!(
+            status == 2 && stderr.contains(part) && !d.join("x.safetensors").exists(),
+            "{flags:?}: {stderr}"
+        );
+    }
+}

@@ -25,12 +25,14 @@
 //! | [`Projector`], [`Decoder`] | the heads that training adds and probing drops |
 //! | [`params`] | named tensors and seeded first values |
 //! | [`load_file`], [`names`] | encoders from the weight files of others, by the names that they give their tensors |
+//! | [`convert`](fn@convert) | from one convention's names to another's |
 //! | [`weights`] | safetensors files, and what `torch.save` writes |
 
 #![deny(unsafe_code)]
 
 mod arch;
 mod backbone;
+mod convert;
 mod decoder;
 mod encoder;
 mod error;
@@ -47,6 +49,7 @@ pub mod weights;
 
 pub use arch::{ARCHS, Arch, arch, nearest};
 pub use backbone::{Backbone, Layer, Network};
+pub use convert::convert;
 pub use decoder::{Decoder, halving_widths};
 pub use encoder::{Colors, Encoder, Preprocessing};
 pub use error::{Error, Result};

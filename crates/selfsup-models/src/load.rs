@@ -5,8 +5,9 @@
 
 use crate::arch::{ARCHS, Arch, arch};
 use crate::backbone::{Backbone, Network};
+use crate::convert::backbone;
 use crate::encoder::{Colors, Encoder, Preprocessing};
-use crate::names::{Account, Convention, recognise};
+use crate::names::Account;
 use crate::params::{ParamBuilder, Params};
 use crate::positions;
 use crate::weights::{self, WeightFile};
@@ -59,18 +60,12 @@ fn says_itself(metadata: &BTreeMap<String, String>) -> bool {
 /// Those of [`weights::read`]; names of no known convention; tensors that are left over, missing, of another shape or not finite, each
 /// by name; tensors that fit no architecture, or several.
 pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
-    let WeightFile { tensors, metadata } = weights::read(path, device)?;
-    let names = tensors.keys().map(String::as_str);
-    let account = match &options.names {
-        Some(name) => Convention::named(name)?.account(names).checked()?,
-        None => recognise(names)?,
-    };
-    let mut found: HashMap<String, Tensor> = HashMap::with_capacity(account.backbone.len());
-    for (ours, theirs) in &account.backbone {
+    let file = weights::read(path, device)?;
+    let (mut found, account) = backbone(&file, options.names.as_deref())?;
+    let WeightFile { tensors, metadata } = file;
+    for theirs in account.backbone.values() {
         check_finite(path, theirs, &tensors[theirs])?;
-        found.insert(ours.clone(), tensors[theirs].clone());
     }
-    fuse_attention(&mut found)?;
     let own = own(path, &metadata)?;
     let arch = match (&options.arch, &own) {
         (Some(name), _) => arch(name)?,
@@ -136,23 +131,6 @@ fn check_finite(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
         0 => Ok(()),
         count => Err(Error::NotFinite { path: path.to_owned(), name: name.to_owned(), count }),
     }
-}
-
-/// Queries, keys and values that stand apart become one projection, in this order.
-fn fuse_attention(tensors: &mut HashMap<String, Tensor>) -> Result<()> {
-    let queries: Vec<String> = tensors.keys().filter(|name| name.contains(".attn.q.")).cloned().collect();
-    for query in queries {
-        let of = |part: &str| query.replace(".attn.q.", part);
-        let (Some(k), Some(v)) = (tensors.get(&of(".attn.k.")), tensors.get(&of(".attn.v."))) else {
-            continue;
-        };
-        let whole = Tensor::cat(&[&tensors[&query], k, v], 0)?;
-        for part in [".attn.q.", ".attn.k.", ".attn.v."] {
-            tensors.remove(&of(part));
-        }
-        tensors.insert(of(".attn.qkv."), whole);
-    }
-    Ok(())
 }
 
 /// The architecture that has the most of the tensors, by name and shape, if one alone has.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::names::{CONVENTIONS, Convention, recognise};
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{Encoder, Error, LoadOptions, Preprocessing, arch, load_file};
+use selfsup_models::{Encoder, Error, LoadOptions, Preprocessing, arch, convert, load_file};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ fn of(convention: &Convention, prefix: &str, ours: &HashMap<String, Tensor>) -> 
         theirs.insert(format!("{prefix}{inner}"), tensor);
     };
     for (name, tensor) in ours {
-        if convention.name == "hf-vit" && name.contains(".attn.qkv.") {
+        if convention.name.starts_with("hf-vit") && name.contains(".attn.qkv.") {
             let d = tensor.dim(0).unwrap() / 3;
             for (i, part) in ["q", "k", "v"].into_iter().enumerate() {
                 put(
@@ -60,7 +60,7 @@ fn every_convention_is_recognised_and_loads_whole() {
     let folder = tempfile::tempdir().unwrap();
     for convention in CONVENTIONS {
         let archs: &[&str] = match convention.name {
-            "hf-vit" | "dino" | "timm" | "moco-v3" => &["vit-mini-cifar"],
+            "hf-vit" | "hf-vit-5" | "dino" | "timm" | "moco-v3" => &["vit-mini-cifar"],
             _ => &["resnet10-narrow-cifar", "resnet50-cifar"],
         };
         for name in archs {
@@ -179,4 +179,67 @@ fn architectures_are_told_by_their_tensors() {
         matches!(error, Error::UnknownConvention { .. }) && error.to_string().contains("did you mean `timm`")
     );
     assert!(recognise(["a", "b"].into_iter()).unwrap_err().to_string().contains("a, b"));
+}
+
+/// From any convention to any other and back: the same names, the same bits, in a half-precision dtype too.
+#[test]
+fn conversions_go_there_and_back_bit_by_bit() {
+    let bits = |file: &WeightFile| -> BTreeMap<String, (Vec<usize>, DType, Vec<f32>)> {
+        let of = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        file.tensors.iter().map(|(n, t)| (n.clone(), (t.dims().to_vec(), t.dtype(), of(t)))).collect()
+    };
+    for (name, dtype) in [("resnet10-narrow-cifar", DType::F32), ("vit-mini-cifar", DType::F16)] {
+        let tensors = tensors(&encoder(name)).into_iter();
+        let tensors = tensors.map(|(name, t)| (name, t.to_dtype(dtype).unwrap())).collect();
+        let metadata = BTreeMap::from([("arch".to_owned(), name.to_owned())]);
+        let ours = WeightFile { tensors, metadata };
+        for convention in CONVENTIONS {
+            let there = convert(&ours, None, convention);
+            if convention.name.starts_with("hf-vit") != name.starts_with("vit") && !convention.same {
+                let error = there.unwrap_err().to_string();
+                assert!(error.contains("there is none for"), "{}: {error}", convention.name);
+                continue;
+            }
+            let (there, _) = there.unwrap();
+            assert_eq!(there.metadata, ours.metadata);
+            let (back, account) = convert(&there, None, Convention::named("torchvision").unwrap()).unwrap();
+            assert_eq!(bits(&back), bits(&ours), "{} {name}", convention.name);
+            assert!(account.dropped.is_empty());
+            let (again, _) = convert(&back, None, convention).unwrap();
+            assert_eq!(bits(&again), bits(&there), "{} {name}", convention.name);
+        }
+        let mut more = ours.clone();
+        more.tensors.insert("layer1.0.gate".into(), Tensor::new(1f32, &Device::Cpu).unwrap());
+        more.tensors.insert("strange".into(), Tensor::new(1f32, &Device::Cpu).unwrap());
+        let error = convert(&more, None, &CONVENTIONS[0]).unwrap_err().to_string();
+        assert!(error.contains("`strange`"), "{error}");
+    }
+}
+
+/// The libraries' own names, of which the golden file comes from `golden/make_names.py`: each is recognised and loads whole.
+#[test]
+fn the_libraries_own_names_are_read() {
+    let golden: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_str(include_str!("golden/names.json")).unwrap();
+    assert_eq!(golden.len(), 12);
+    let folder = tempfile::tempdir().unwrap();
+    for (key, shapes) in golden {
+        let mut words = key.split(' ');
+        let (convention, network) = (words.next().unwrap(), words.next().unwrap());
+        let zeros = |shape: &Vec<usize>| Tensor::zeros(&shape[..], DType::F32, &Device::Cpu).unwrap();
+        let file = shapes.iter().map(|(name, shape)| (name.clone(), zeros(shape))).collect();
+        let loaded = load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu)
+            .unwrap_or_else(|e| panic!("{key}: {e}"));
+        assert_eq!(loaded.encoder.arch().name, network, "{key}");
+        let said = loaded.account.convention.name;
+        assert!(said == convention || (said, convention) == ("torchvision", "timm"), "{key}: {said}");
+        // What is dropped are heads and counters.
+        for name in &loaded.account.dropped {
+            let head = ["fc.", "head.", "classifier.", "projection_head.", "pooler."];
+            assert!(
+                name.ends_with("num_batches_tracked") || head.iter().any(|h| name.contains(h)),
+                "{key}: {name}"
+            );
+        }
+    }
 }

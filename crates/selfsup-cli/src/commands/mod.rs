@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod colorize;
+pub mod convert;
 pub mod data;
 pub mod embed;
 pub mod inspect;

@@ -61,6 +61,21 @@ const HF_VIT: &[(&str, &str)] = &[
     ("norm.{*}", "layernorm.{*}"),
 ];
 
+/// The same in the memory of transformers 5, behind `vit.`; its files have the names above.
+const HF_VIT_5: &[(&str, &str)] = &[
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.{*}", "embeddings.patch_embeddings.projection.{*}"),
+    ("blocks.{b}.norm1.{*}", "layers.{b}.layernorm_before.{*}"),
+    ("blocks.{b}.norm2.{*}", "layers.{b}.layernorm_after.{*}"),
+    ("blocks.{b}.attn.q.{*}", "layers.{b}.attention.q_proj.{*}"),
+    ("blocks.{b}.attn.k.{*}", "layers.{b}.attention.k_proj.{*}"),
+    ("blocks.{b}.attn.v.{*}", "layers.{b}.attention.v_proj.{*}"),
+    ("blocks.{b}.attn.proj.{*}", "layers.{b}.attention.o_proj.{*}"),
+    ("blocks.{b}.mlp.{*}", "layers.{b}.mlp.{*}"),
+    ("norm.{*}", "layernorm.{*}"),
+];
+
 /// A network's children in an `nn.Sequential`: stem, normalisation, ReLU, pooling, four stages.
 const SEQUENTIAL: &[(&str, &str)] =
     &[("conv1.{*}", "0.{*}"), ("bn1.{*}", "1.{*}"), ("layer{s}.{*}", "{s+3}.{*}")];
@@ -200,6 +215,14 @@ pub const CONVENTIONS: &[Convention] = &[
         of: "transformers' ViTModel and ViTForImageClassification",
         prefixes: &["", "vit."],
         rules: HF_VIT,
+        same: false,
+        dropped: &["classifier.", "pooler.", "vit.pooler."],
+    },
+    Convention {
+        name: "hf-vit-5",
+        of: "the same models' state_dict() in transformers 5",
+        prefixes: &["", "vit."],
+        rules: HF_VIT_5,
         same: false,
         dropped: &["classifier.", "pooler.", "vit.pooler."],
     },

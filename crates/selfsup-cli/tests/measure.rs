@@ -22,6 +22,14 @@ fn colours(folder: &Path, each: u32) {
     common::colours(folder, ["red", "blue"], each, (18, 16));
 }
 
+/// A run of one step on `colours`, in `run`.
+fn step(folder: &Path) {
+    let out =
+        ["pretrain", "rotation", "--data", "colours", "--steps", "1", "--batch-size", "8", "--out", "run"];
+    let small = ["--image-size", "12", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
+    ok(folder, &[&out[..], &small].concat());
+}
+
 #[test]
 fn a_pretraining_ends_with_the_table_and_its_encoder_can_be_probed() {
     let dir = tempfile::tempdir().unwrap();
@@ -261,10 +269,7 @@ fn weight_files_of_others_are_probed_and_what_was_found_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     colours(&d.join("colours"), 20);
-    let out =
-        ["pretrain", "rotation", "--data", "colours", "--steps", "1", "--batch-size", "16", "--out", "run"];
-    let small = ["--image-size", "12", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
-    ok(d, &[&out[..], &small].concat());
+    step(d);
     let file = weights::read(&d.join("run/encoder.safetensors"), &candle_core::Device::Cpu).unwrap();
     let rename = |(name, tensor)| (format!("state_dict.module.encoder_q.{name}"), tensor);
     let mut tensors: std::collections::HashMap<_, _> = file.tensors.into_iter().map(rename).collect();
@@ -299,10 +304,7 @@ fn convert_writes_other_names_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     colours(&d.join("colours"), 10);
-    let out =
-        ["pretrain", "rotation", "--data", "colours", "--steps", "1", "--batch-size", "8", "--out", "run"];
-    let small = ["--image-size", "12", "--arch", "resnet10-mini", "--quiet", "--no-probe"];
-    ok(d, &[&out[..], &small].concat());
+    step(d);
     let stdout = ok(d, &["convert", "run", "theirs.safetensors", "--names", "hf-resnet"]);
     assert!(stdout.contains("as hf-resnet has them, 0 dropped"), "{stdout}");
     ok(d, &["convert", "theirs.safetensors", "ours.safetensors"]);

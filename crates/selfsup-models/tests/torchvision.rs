@@ -4,7 +4,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{fill, uniform};
+use common::{assert_sample, fill, uniform};
 use selfsup_models::params::{ParamBuilder, Params};
 use selfsup_models::{Backbone, Encoder, Mode, Preprocessing, arch};
 use serde_json::Value;
@@ -48,26 +48,6 @@ fn images() -> Tensor {
         .map(|v| (128.0 + 128.0 * v).floor() as u8)
         .collect();
     Tensor::from_vec(pixels, (BATCH, IMAGE, IMAGE, 3), &Device::Cpu).unwrap()
-}
-
-/// make_golden.py's `sample`, within `tolerance` of the largest value.
-fn assert_sample(tensor: &Tensor, expected: &Value, tolerance: f64, what: &str) {
-    let flat = tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    let values: Vec<f64> = serde_json::from_value(expected["values"].clone()).unwrap();
-    let norm = expected["norm"].as_f64().unwrap();
-    let rms = norm / (flat.len() as f64).sqrt();
-    for (i, expected) in values.iter().enumerate() {
-        // torch.linspace(0, n − 1, 16).long()
-        let at = ((flat.len() - 1) as f64 * i as f64 / 15.0) as usize;
-        let difference = (flat[at] - expected).abs();
-        assert!(
-            difference <= tolerance * rms.max(expected.abs()),
-            "{what}[{at}]: {} and {expected}",
-            flat[at]
-        );
-    }
-    let own = flat.iter().map(|v| v * v).sum::<f64>().sqrt();
-    assert!((own / norm - 1.0).abs() <= tolerance, "{what}: norm {own} and {norm}");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! What the golden files' scripts fill tensors with.
 
-use candle_core::{Device, Tensor};
+// Each test file is a crate that uses a part of this.
+#![allow(dead_code)]
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 
 /// The numbers of the golden scripts' `uniform`.
 pub fn uniform(count: usize, key: u64) -> Vec<f64> {
@@ -31,4 +35,24 @@ pub fn fill(name: &str, shape: &[usize]) -> Tensor {
     };
     let values: Vec<f32> = uniform(count, key).into_iter().map(|v| value(v) as f32).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// The golden scripts' `sample`, a handful of numbers all over a tensor and its norm, within `tolerance` of the largest value.
+pub fn assert_sample(tensor: &Tensor, expected: &Value, tolerance: f64, what: &str) {
+    let flat = tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let values: Vec<f64> = serde_json::from_value(expected["values"].clone()).unwrap();
+    let norm = expected["norm"].as_f64().unwrap();
+    let rms = norm / (flat.len() as f64).sqrt();
+    for (i, expected) in values.iter().enumerate() {
+        // torch.linspace(0, n − 1, 16).long()
+        let at = ((flat.len() - 1) as f64 * i as f64 / 15.0) as usize;
+        let difference = (flat[at] - expected).abs();
+        assert!(
+            difference <= tolerance * rms.max(expected.abs()),
+            "{what}[{at}]: {} and {expected}",
+            flat[at]
+        );
+    }
+    let own = flat.iter().map(|v| v * v).sum::<f64>().sqrt();
+    assert!((own / norm - 1.0).abs() <= tolerance, "{what}: norm {own} and {norm}");
 }

@@ -30,7 +30,7 @@ pub fn backbone(file: &WeightFile, from: Option<&str>) -> Result<(HashMap<String
 /// The backbone of a file under the names of `to`, with the file's metadata.
 ///
 /// # Errors
-/// Those of [`backbone`]; a tensor that is left over, or that `to` has no name for.
+/// An unknown convention; names of none; a tensor that is left over, or that `to` has no name for.
 pub fn convert(file: &WeightFile, from: Option<&str>, to: &Convention) -> Result<(WeightFile, Account)> {
     let (ours, account) = backbone(file, from)?;
     let mismatch = |problems: String| Error::Mismatch { what: format!("the names of {}", to.name), problems };

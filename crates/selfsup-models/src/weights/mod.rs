@@ -2,9 +2,9 @@
 //!
 //! | file | read by |
 //! |---|---|
-//! | safetensors | [`mod@safetensors`], from a memory map |
+//! | safetensors | `weights/safetensors.rs`, from a memory map |
 //! | `….safetensors.index.json`, which says in which of several files each tensor lies | this module |
-//! | what `torch.save` writes (`.pth`, `.pth.tar`, `.pt`, `.bin`), both its formats | [`pytorch`] |
+//! | what `torch.save` writes (`.pth`, `.pth.tar`, `.pt`, `.bin`), both its formats | `weights/pytorch.rs`, `weights/pickle.rs` |
 //!
 //! Which of them a file is, its first bytes say, not its name. A file is hostile until it is read: what it claims of sizes is checked
 //! against its length before memory is taken, and nothing in it is run.

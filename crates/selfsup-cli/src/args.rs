@@ -123,6 +123,9 @@ pub struct BenchArgs {
     /// Methods to compare under one protocol, or `all`
     #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "study")]
     pub methods: Vec<String>,
+    /// With --methods: a layer before the last, behind which features are probed too; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub layer: Vec<String>,
     /// With --methods: other labelled images, on which the features are probed too; may be given again
     #[arg(long, value_name = "SRC")]
     pub transfer: Vec<String>,

@@ -237,6 +237,21 @@ impl Parts {
         Ok((train, test))
     }
 
+    /// The same behind a layer.
+    pub fn layer_features(
+        &self,
+        encoder: &Encoder,
+        layer: Layer,
+        args: &ExtractArgs,
+        what: &str,
+    ) -> Result<(Features, Features)> {
+        let of = |part, what: &str| -> Result<Features> {
+            let all = frozen::layer_features(encoder, &[layer], part, args, what)?;
+            Ok(all.into_iter().next().expect("one a layer"))
+        };
+        Ok((of(&self.train, &format!("{what}: train"))?, of(&self.test, &format!("{what}: test"))?))
+    }
+
     /// The part that probes are fitted on.
     pub fn train(&self) -> &Dataset {
         &self.train

@@ -18,19 +18,31 @@ pub enum Measure {
     Finetuned(usize),
 }
 
-/// A measure of the data that is trained on or, by its name, of other data.
+/// Where features are taken from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum From {
+    /// The encoder's end, of the data that is trained on.
+    #[default]
+    End,
+    /// The encoder's end, of other data, by their name.
+    Transfer(String),
+    /// Behind a layer before the end, of the data that is trained on.
+    Layer(String),
+}
+
+/// A measure of some features.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub measure: Measure,
-    pub on: Option<String>,
+    pub from: From,
 }
 
 /// Accuracies in 0…1 by [`Column::key`]; null where there is none, as the labels are too few or nothing can be trained.
 pub type Top1 = BTreeMap<String, Option<f64>>;
 
-impl From<Measure> for Column {
+impl std::convert::From<Measure> for Column {
     fn from(measure: Measure) -> Self {
-        Self { measure, on: None }
+        Self { measure, from: From::End }
     }
 }
 
@@ -43,7 +55,11 @@ impl Column {
             Measure::Few(n) => format!("linear_{n}"),
             Measure::Finetuned(n) => format!("finetune_{n}"),
         };
-        self.on.as_ref().map_or(key.clone(), |on| format!("{key}@{on}"))
+        match &self.from {
+            From::End => key,
+            From::Transfer(data) => format!("{key}@{data}"),
+            From::Layer(layer) => format!("{key}:{layer}"),
+        }
     }
 
     /// Its head in the table.
@@ -54,7 +70,11 @@ impl Column {
             Measure::Few(n) => format!("linear, {n} a class"),
             Measure::Finetuned(n) => format!("fine-tuned, {n} a class"),
         };
-        self.on.as_ref().map_or(title.clone(), |on| format!("{title} on {on}"))
+        match &self.from {
+            From::End => title,
+            From::Transfer(data) => format!("{title} on {data}"),
+            From::Layer(layer) => format!("{title} behind {layer}"),
+        }
     }
 
     /// The probe of features, if it is one, and how many labels a class it has.
@@ -68,17 +88,17 @@ impl Column {
     }
 }
 
-/// Measures features by those of the columns that need no more, and are of the same data.
+/// Measures features by those of the columns that need no more, and are of what they were taken from.
 pub fn of_features(
     columns: &[Column],
-    on: Option<&str>,
+    from: &From,
     train: &Features,
     test: &Features,
     classes: &[String],
     seed: u64,
 ) -> Result<Top1> {
     let mut top1 = Top1::new();
-    for column in columns.iter().filter(|column| column.on.as_deref() == on) {
+    for column in columns.iter().filter(|column| column.from == *from) {
         if let Some(value) = of_probe(column, train, test, classes, seed)? {
             top1.insert(column.key(), value);
         }

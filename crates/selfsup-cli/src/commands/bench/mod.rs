@@ -52,6 +52,13 @@ pub fn run(args: BenchArgs) -> Result {
             }
         }
     }
+    // One encoder has all of them.
+    for (_, config) in plan.iter().take(1) {
+        let network = &selfsup_models::arch(&config.arch).or_usage()?.config;
+        for name in &args.layer {
+            network.layer(name).or_usage()?;
+        }
+    }
     if args.dry_run {
         for (row, config) in plan.iter().filter(|(_, config)| config.seed == 0) {
             output::print_line(format!("# {}\n{}", row.name, config.to_toml()))?;
@@ -66,6 +73,7 @@ pub fn run(args: BenchArgs) -> Result {
     let setting = Setting {
         out: &args.out,
         data: &data,
+        layers: &args.layer,
         extract: &extract,
         transfer: &transfer,
         columns: &columns,
@@ -111,6 +119,7 @@ fn ask(args: &BenchArgs) -> Result<Question> {
     match args.study {
         Some(study) => {
             for (flag, given) in [
+                ("--layer", !args.layer.is_empty()),
                 ("--transfer", !args.transfer.is_empty()),
                 ("--budget-minutes", args.budget_minutes.is_some()),
             ] {
@@ -121,7 +130,10 @@ fn ask(args: &BenchArgs) -> Result<Question> {
             let base = |method: &'static str| resolve(args, method, &Table::new());
             study.question(&base).or_usage()
         }
-        None => Ok(methods::question(&methods::named(&args.methods)?, &transfer_names(args).or_usage()?)),
+        None => {
+            let transfer = transfer_names(args).or_usage()?;
+            Ok(methods::question(&methods::named(&args.methods)?, &args.layer, &transfer))
+        }
     }
 }
 

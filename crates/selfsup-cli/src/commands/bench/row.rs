@@ -1,6 +1,6 @@
 //! A row of a study: a pretraining in a process of its own, then probes. What is done is not done again.
 
-use super::column::{self, Column, Top1};
+use super::column::{self, Column, From, Top1};
 use super::study::{Row, Run};
 use crate::args::ExtractArgs;
 use crate::commands::probe::Parts;
@@ -53,6 +53,8 @@ pub struct Setting<'a> {
     pub out: &'a Path,
     /// The labelled parts.
     pub data: &'a Parts,
+    /// Layers before the end, by the names of the columns that are measured behind them.
+    pub layers: &'a [String],
     /// How features are computed.
     pub extract: &'a ExtractArgs,
     /// Other data, by the names of the columns that are measured on them.
@@ -92,7 +94,7 @@ impl Setting<'_> {
         let (train, test) = self.data.features(frozen, self.extract, &row.name)?;
         let classes = self.data.classes();
         let of = |train: &Features, test: &Features| {
-            column::of_features(self.columns, None, train, test, classes, config.seed)
+            column::of_features(self.columns, &From::End, train, test, classes, config.seed)
         };
         let mut top1 = of(&train, &test)?;
         let behind_head = match &trained.run {
@@ -104,10 +106,11 @@ impl Setting<'_> {
         };
         drop((train, test));
         top1.extend(column::of_weights(self.columns, frozen, self.data, config.workers, config.seed)?);
+        top1.extend(self.behind_layers(row, config, frozen)?);
         for (name, other) in self.transfer {
             let (train, test) = other.features(frozen, self.extract, &format!("{}: {name}", row.name))?;
-            let (on, classes) = (Some(&name[..]), other.classes());
-            top1.extend(column::of_features(self.columns, on, &train, &test, classes, config.seed)?);
+            let (from, classes) = (From::Transfer(name.clone()), other.classes());
+            top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
         }
         let Trained { views, seconds, peak_bytes, .. } = trained;
         let outcome = Outcome {
@@ -124,6 +127,23 @@ impl Setting<'_> {
         std::fs::write(&path, serde_json::to_string_pretty(&outcome)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(outcome)
+    }
+
+    /// The columns of layers; pixels have none.
+    fn behind_layers(&self, row: &Row, config: &PretrainConfig, frozen: &Frozen) -> Result<Top1> {
+        let mut top1 = Top1::new();
+        let Frozen::Encoder(encoder) = frozen else {
+            let of_layers = self.columns.iter().filter(|column| matches!(column.from, From::Layer(_)));
+            return Ok(of_layers.map(|column| (column.key(), None)).collect());
+        };
+        for name in self.layers {
+            let layer = encoder.arch().config.layer(name)?;
+            let what = format!("{}: {name}", row.name);
+            let (train, test) = self.data.layer_features(encoder, layer, self.extract, &what)?;
+            let (from, classes) = (From::Layer(name.clone()), self.data.classes());
+            top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
+        }
+        Ok(top1)
     }
 
     fn folder(&self, row: &Row, seed: u64) -> PathBuf {

@@ -177,8 +177,16 @@ fn methods_are_compared_with_as_many_views_and_other_data() {
     let before =
         fs::metadata(d.join("out/rows/rotation/seed-0/run/checkpoint.safetensors")).unwrap().modified();
     fs::remove_dir_all(d.join("out/rows/pixels")).unwrap();
-    let (status, _, stderr) = run(d, &args);
-    assert!(status == 0 && stderr.contains("[1/1] pixels"), "{stderr}");
+    fs::remove_file(d.join("out/rows/supervised/seed-0/result.json")).unwrap();
+    let seconds = of("supervised")["seconds"].clone();
+    for again in ["[2/2] supervised", ""] {
+        let (status, _, stderr) = run(d, &args);
+        assert!(status == 0 && stderr.contains(again), "{stderr}");
+        let json: Value =
+            serde_json::from_str(&fs::read_to_string(d.join("out/study.json")).unwrap()).unwrap();
+        let supervised = json["outcomes"].as_array().unwrap().iter().find(|o| o["row"] == "supervised");
+        assert_eq!(supervised.unwrap()["seconds"], seconds, "it was not trained again");
+    }
     let after =
         fs::metadata(d.join("out/rows/rotation/seed-0/run/checkpoint.safetensors")).unwrap().modified();
     assert_eq!(before.unwrap(), after.unwrap());

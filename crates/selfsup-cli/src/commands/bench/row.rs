@@ -10,11 +10,10 @@ use anyhow::{Context, anyhow, bail};
 use candle_core::{Device, Tensor};
 use selfsup_data::Source;
 use selfsup_models::params::ParamBuilder;
-use selfsup_models::{Encoder, Mode, Projector, weights};
+use selfsup_models::{Encoder, LoadOptions, Mode, Projector, load_file, weights};
 use selfsup_probe::{Features, FinetuneConfig, Frozen, finetune};
 use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const SUPERVISED_BATCH: usize = 128;
 const SUPERVISED_LR: f64 = 0.1;
 const SUPERVISED_DECAY: f64 = 5e-4;
+/// What training took, in the encoder's metadata: the row may be measured again.
+const SECONDS: &str = "seconds";
 
 /// What a row with one seed has come to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,7 +203,9 @@ impl Setting<'_> {
         };
         let start = Instant::now();
         let (encoder, seconds) = if path.exists() {
-            (Encoder::load(&path, device)?, f64::NAN)
+            let loaded = load_file(&path, &LoadOptions::default(), device)?;
+            let seconds = loaded.metadata.get(SECONDS).and_then(|seconds| seconds.parse().ok());
+            (loaded.encoder, seconds.unwrap_or_default())
         } else {
             let total = finetune.steps(train.len()) as u64;
             let mut bar = Progress::new("supervised", total, 0, self.extract.quiet);
@@ -216,8 +219,10 @@ impl Setting<'_> {
             let tuned =
                 finetune::fit(&config.encoder(device)?, &labelled, classes, &finetune, seed, &mut stepped)?;
             bar.finish();
-            tuned.encoder.save(&path, &BTreeMap::from([("method".to_owned(), "supervised".to_owned())]))?;
-            (tuned.encoder, start.elapsed().as_secs_f64())
+            let seconds = start.elapsed().as_secs_f64();
+            let said = [("method", "supervised".to_owned()), (SECONDS, seconds.to_string())];
+            tuned.encoder.save(&path, &said.map(|(key, value)| (key.to_owned(), value)).into())?;
+            (tuned.encoder, seconds)
         };
         let views = (finetune.steps(train.len()) * batch) as u64;
         Ok(Trained { frozen: Frozen::Encoder(encoder), run: None, views, seconds, peak_bytes: None })

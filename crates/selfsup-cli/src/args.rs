@@ -424,8 +424,8 @@ pub struct ConvertArgs {
     pub from: String,
     /// FILE.safetensors
     pub to: PathBuf,
-    /// The names that it gets: torchvision, timm, moco, dino, vissl, hf-resnet, …
-    #[arg(long, value_name = "CONVENTION", default_value = "torchvision")]
+    /// The names that it gets: timm (for residual networks also torchvision's), moco, dino, vissl, hf-resnet, …
+    #[arg(long, value_name = "CONVENTION", default_value = "timm")]
     pub names: String,
     /// The names that it has [default: those that fit best]
     #[arg(long, value_name = "CONVENTION")]

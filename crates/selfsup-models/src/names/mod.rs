@@ -99,7 +99,7 @@ impl Convention {
             match ours {
                 Some(_) if name.ends_with(COUNTER) => dropped.push(name.to_owned()),
                 Some(ours) => drop(backbone.insert(ours, name.to_owned())),
-                None if self.drops(name, inner) => dropped.push(name.to_owned()),
+                None if self.drops(name, prefix, inner) => dropped.push(name.to_owned()),
                 None => left.push(name.to_owned()),
             }
         }
@@ -108,14 +108,21 @@ impl Convention {
         Account { convention: self, prefix, backbone, dropped, left }
     }
 
-    fn drops(&self, name: &str, inner: Option<&str>) -> bool {
-        let begins = |name: &str| self.dropped.iter().any(|beginning| name.starts_with(beginning));
-        if inner.is_some_and(begins) || TRAINING.iter().any(|beginning| name.starts_with(beginning)) {
+    /// Whether a name is known to be no part of the backbone. `inner` is what stands behind the backbone's prefix: there only the
+    /// backbone's own heads are known, so that none of its parts is dropped as if it stood beside it.
+    fn drops(&self, name: &str, prefix: &str, inner: Option<&str>) -> bool {
+        if inner.is_some_and(|inner| begins(inner, self.heads)) {
+            return true;
+        }
+        if inner.is_some() && !prefix.is_empty() {
+            return false;
+        }
+        if begins(name, TRAINING) {
             return true;
         }
         let mut rest = name;
         loop {
-            if begins(rest) {
+            if begins(rest, self.beside) {
                 return true;
             }
             match WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
@@ -124,6 +131,14 @@ impl Convention {
             }
         }
     }
+}
+
+/// Whether a name begins with one of some, each a whole part of it unless it ends in a dot or an underscore.
+fn begins(name: &str, beginnings: &[&str]) -> bool {
+    beginnings.iter().any(|beginning| {
+        name.strip_prefix(beginning)
+            .is_some_and(|rest| beginning.ends_with(['.', '_']) || rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 /// The convention in which a file's names have most of a backbone and, of as many, least left over.

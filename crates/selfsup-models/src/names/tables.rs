@@ -16,11 +16,14 @@ pub struct Convention {
     pub rules: &'static [(&'static str, &'static str)],
     /// Whether other names are ours.
     pub same: bool,
-    /// Beginnings of whole names that are no part of the backbone, and are dropped on purpose.
-    pub dropped: &'static [&'static str],
+    /// What stands behind the prefix and is no part of the backbone: its own last layer. Dropped on purpose.
+    pub heads: &'static [&'static str],
+    /// What stands beside the backbone, outside of the prefix: other heads and encoders. Dropped on purpose.
+    pub beside: &'static [&'static str],
 }
 
-/// What training leaves in a checkpoint, whoever trains.
+/// What training leaves in a checkpoint, whoever trains. Here and in the tables a name without a dot or an underscore at its end is a
+/// whole part of a name: `queue` is not `queue_of_mine`.
 pub const TRAINING: &[&str] = &[
     "optimizer",
     "optimizer_states.",
@@ -34,6 +37,10 @@ pub const TRAINING: &[&str] = &[
 
 /// A supervised head, as the backbone's own last layer.
 const HEADS: &[&str] = &["fc.", "head.", "head_dist.", "classifier.", "pre_logits.", "fc_norm."];
+
+/// Residual networks, as they are called here.
+const TORCHVISION: &[(&str, &str)] =
+    &[("conv1.{*}", "conv1.{*}"), ("bn1.{*}", "bn1.{*}"), ("layer{s}.{b}.{*}", "layer{s}.{b}.{*}")];
 
 /// Transformers' residual networks, behind `resnet.`.
 const HF_RESNET: &[(&str, &str)] = &[
@@ -84,19 +91,21 @@ const SEQUENTIAL: &[(&str, &str)] =
 pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "torchvision",
-        of: "torchvision; SimCLR's weights as converted from TensorFlow; selfsup",
+        of: "torchvision's residual networks; SimCLR's weights as converted from TensorFlow",
         prefixes: &["", "state_dict.", "model.", "model_state_dict.", "net."],
-        rules: &[],
-        same: true,
-        dropped: HEADS,
+        rules: TORCHVISION,
+        same: false,
+        heads: HEADS,
+        beside: &[],
     },
     Convention {
         name: "timm",
-        of: "timm, and DINO's backbones alone",
+        of: "timm: vision transformers, and residual networks as torchvision calls them; DINO's backbones alone",
         prefixes: &["", "state_dict.", "model.", "state_dict_ema."],
         rules: &[],
         same: true,
-        dropped: HEADS,
+        heads: HEADS,
+        beside: &[],
     },
     Convention {
         name: "moco",
@@ -109,7 +118,8 @@ pub const CONVENTIONS: &[Convention] = &[
         ],
         rules: &[],
         same: true,
-        dropped: &["encoder_q.fc.", "encoder_k.", "queue", "queue_ptr"],
+        heads: &["fc."],
+        beside: &["encoder_k.", "queue", "queue_ptr"],
     },
     Convention {
         name: "moco-v3",
@@ -117,7 +127,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["state_dict.module.base_encoder.", "module.base_encoder.", "base_encoder."],
         rules: &[],
         same: true,
-        dropped: &["base_encoder.fc.", "base_encoder.head.", "momentum_encoder.", "predictor."],
+        heads: &["fc.", "head."],
+        beside: &["momentum_encoder.", "predictor."],
     },
     Convention {
         name: "dino",
@@ -125,7 +136,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["teacher.backbone.", "teacher.module.backbone."],
         rules: &[],
         same: true,
-        dropped: &["teacher.head.", "teacher.module.head.", "student.", "dino_loss."],
+        heads: HEADS,
+        beside: &["teacher.head.", "teacher.module.head.", "student.", "dino_loss."],
     },
     Convention {
         name: "vissl",
@@ -138,7 +150,8 @@ pub const CONVENTIONS: &[Convention] = &[
         ],
         rules: &[],
         same: true,
-        dropped: &["classy_state_dict.base_model.model.heads.", "classy_state_dict.", "heads."],
+        heads: &[],
+        beside: &["classy_state_dict.", "heads."],
     },
     Convention {
         name: "swav",
@@ -146,7 +159,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["module.", "state_dict.module."],
         rules: &[],
         same: true,
-        dropped: &["projection_head.", "prototypes", "fc.", "head."],
+        heads: &["projection_head.", "prototypes", "fc.", "head."],
+        beside: &[],
     },
     Convention {
         name: "solo-learn",
@@ -154,15 +168,16 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["state_dict.backbone.", "backbone.", "state_dict.encoder.", "encoder."],
         rules: &[],
         same: true,
-        dropped: &[
-            "backbone.fc.",
-            "encoder.fc.",
+        heads: &["fc."],
+        beside: &[
             "projector.",
             "predictor.",
             "classifier.",
             "momentum_",
             "prototypes",
             "queue",
+            "queue_ptr",
+            "queue_y",
             "online_classifier.",
         ],
     },
@@ -177,13 +192,8 @@ pub const CONVENTIONS: &[Convention] = &[
         ],
         rules: &[],
         same: true,
-        dropped: &[
-            "online_encoder.projector.",
-            "online_encoder.fc.",
-            "online_predictor.",
-            "target_encoder.",
-            "target_network.",
-        ],
+        heads: &["projector.", "fc."],
+        beside: &["online_encoder.projector.", "online_predictor.", "target_encoder.", "target_network."],
     },
     Convention {
         name: "lightly",
@@ -191,7 +201,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["state_dict.backbone.", "backbone.", ""],
         rules: SEQUENTIAL,
         same: false,
-        dropped: &[
+        heads: &[],
+        beside: &[
             "projection_head.",
             "prediction_head.",
             "backbone_momentum.",
@@ -208,7 +219,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["", "resnet."],
         rules: HF_RESNET,
         same: false,
-        dropped: &["classifier."],
+        heads: &[],
+        beside: &["classifier."],
     },
     Convention {
         name: "hf-vit",
@@ -216,7 +228,8 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["", "vit."],
         rules: HF_VIT,
         same: false,
-        dropped: &["classifier.", "pooler.", "vit.pooler."],
+        heads: &["pooler."],
+        beside: &["classifier."],
     },
     Convention {
         name: "hf-vit-5",
@@ -224,6 +237,7 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["", "vit."],
         rules: HF_VIT_5,
         same: false,
-        dropped: &["classifier.", "pooler.", "vit.pooler."],
+        heads: &["pooler."],
+        beside: &["classifier."],
     },
 ];

@@ -20,6 +20,9 @@ pub const PIXELS_IMAGE_SIZE: u32 = 32;
 pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
     let device = selfsup_train::device(&args.device).or_usage()?;
     let image_size = args.image_size.map(u32::try_from).transpose().or_usage()?;
+    if (text == "pixels" || text.starts_with("random:")) && (args.arch.is_some() || args.names.is_some()) {
+        return Err(Failure::Usage(anyhow!("--arch and --names are for weight files, not for `{text}`")));
+    }
     if text == "pixels" {
         return Ok(Frozen::Pixels { image_size: image_size.unwrap_or(PIXELS_IMAGE_SIZE) });
     }

@@ -296,6 +296,11 @@ fn weight_files_of_others_are_probed_and_what_was_found_is_said() {
     let (status, _, stderr) =
         run(d, &["embed", "run", "--data", "colours", "--out", "f.npy", "--names", "timm"]);
     assert!(status == 2 && stderr.contains("for what does not say its own"), "{stderr}");
+    for what in ["pixels", "random:resnet10-mini"] {
+        let flags = ["embed", what, "--data", "colours", "--out", "f.npy", "--names", "timm"];
+        let (status, _, stderr) = run(d, &flags);
+        assert!(status == 2 && stderr.contains("are for weight files"), "{stderr}");
+    }
 }
 
 #[test]

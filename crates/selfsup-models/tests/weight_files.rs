@@ -145,6 +145,11 @@ fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// The pickle `{"w": tensor}` of protocol 2 with a storage of `count` numbers and a view of it.
 fn pickle(count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    pickle_with(b"", count, offset, shape, strides)
+}
+
+/// The same with more behind the storage's count.
+fn pickle_with(more: &[u8], count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let mut p = vec![0x80, 2, b'}', b'('];
     let text = |p: &mut Vec<u8>, s: &str| {
         p.push(b'X');
@@ -162,6 +167,7 @@ fn pickle(count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     text(&mut p, "0");
     text(&mut p, "cpu");
     int(&mut p, count);
+    p.extend(more);
     p.extend(b"tQ");
     int(&mut p, offset);
     for sizes in [shape, strides] {
@@ -201,6 +207,11 @@ fn tensors_that_claim_what_is_not_there_are_refused() {
     ] {
         fails(&file, part);
     }
+    let with = |more: &[u8]| {
+        archive(&[("a/data.pkl", &pickle_with(more, 4, 0, &[4], &[1])), ("a/data/0", &[0; 16])])
+    };
+    assert!(read(&with(b"N")).is_ok(), "no view");
+    fails(&with(b"(X\x01\x00\x00\x001K\x02K\x02t"), "a part of another one");
     assert_eq!(read(&tensor_file(4, 9, &[0, giga], &[1, 1])).unwrap().tensors["w"].dims(), [0, 1 << 30]);
 }
 

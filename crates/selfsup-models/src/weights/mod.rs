@@ -9,9 +9,11 @@
 //! Which of them a file is, its first bytes say, not its name. A file is hostile until it is read: what it claims of sizes is checked
 //! against its length before memory is taken, and nothing in it is run.
 
+mod numbers;
 mod pickle;
 mod pytorch;
 mod safetensors;
+mod state;
 
 pub use safetensors::write;
 

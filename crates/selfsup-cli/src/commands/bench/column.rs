@@ -20,7 +20,7 @@ pub enum Measure {
 
 /// Where features are taken from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum From {
+pub enum Origin {
     /// The encoder's end, of the data that is trained on.
     #[default]
     End,
@@ -34,15 +34,15 @@ pub enum From {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub measure: Measure,
-    pub from: From,
+    pub from: Origin,
 }
 
 /// Accuracies in 0…1 by [`Column::key`]; null where there is none, as the labels are too few or nothing can be trained.
 pub type Top1 = BTreeMap<String, Option<f64>>;
 
-impl std::convert::From<Measure> for Column {
+impl From<Measure> for Column {
     fn from(measure: Measure) -> Self {
-        Self { measure, from: From::End }
+        Self { measure, from: Origin::End }
     }
 }
 
@@ -56,9 +56,9 @@ impl Column {
             Measure::Finetuned(n) => format!("finetune_{n}"),
         };
         match &self.from {
-            From::End => key,
-            From::Transfer(data) => format!("{key}@{data}"),
-            From::Layer(layer) => format!("{key}:{layer}"),
+            Origin::End => key,
+            Origin::Transfer(data) => format!("{key}@{data}"),
+            Origin::Layer(layer) => format!("{key}:{layer}"),
         }
     }
 
@@ -71,9 +71,9 @@ impl Column {
             Measure::Finetuned(n) => format!("fine-tuned, {n} a class"),
         };
         match &self.from {
-            From::End => title,
-            From::Transfer(data) => format!("{title} on {data}"),
-            From::Layer(layer) => format!("{title} behind {layer}"),
+            Origin::End => title,
+            Origin::Transfer(data) => format!("{title} on {data}"),
+            Origin::Layer(layer) => format!("{title} behind {layer}"),
         }
     }
 
@@ -91,7 +91,7 @@ impl Column {
 /// Measures features by those of the columns that need no more, and are of what they were taken from.
 pub fn of_features(
     columns: &[Column],
-    from: &From,
+    from: &Origin,
     train: &Features,
     test: &Features,
     classes: &[String],

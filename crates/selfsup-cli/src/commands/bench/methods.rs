@@ -2,7 +2,7 @@
 //!
 //! Beside them stand the pixels, the untrained encoder, and one that was trained on the labels.
 
-use super::column::{Column, From, Measure};
+use super::column::{Column, Measure, Origin};
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
 use crate::failure::{Failure, INTERRUPTED, Result};
@@ -53,8 +53,8 @@ pub fn question(names: &[&'static str], layers: &[String], transfer: &[String]) 
     rows.extend(names.iter().map(|name| row(name, Run::Train { method: name, settings: Table::new() })));
     let own = [Measure::Knn, Measure::Linear, Measure::Few(10), Measure::Few(100), Measure::Finetuned(100)];
     let mut columns = own.map(Column::from).to_vec();
-    let layers = layers.iter().cloned().map(From::Layer);
-    for from in layers.chain(transfer.iter().cloned().map(From::Transfer)) {
+    let layers = layers.iter().cloned().map(Origin::Layer);
+    for from in layers.chain(transfer.iter().cloned().map(Origin::Transfer)) {
         columns.extend([Measure::Knn, Measure::Linear].map(|measure| Column { measure, from: from.clone() }));
     }
     Question { name: "methods", claim: CLAIM, axis: "top-1, %", rows, columns, embeddings: false }

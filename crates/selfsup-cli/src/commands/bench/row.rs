@@ -1,6 +1,6 @@
 //! A row of a study: a pretraining in a process of its own, then probes. What is done is not done again.
 
-use super::column::{self, Column, From, Top1};
+use super::column::{self, Column, Origin, Top1};
 use super::study::{Row, Run};
 use crate::args::ExtractArgs;
 use crate::commands::probe::Parts;
@@ -95,7 +95,7 @@ impl Setting<'_> {
         let (train, test) = self.data.features(frozen, self.extract, &row.name)?;
         let classes = self.data.classes();
         let of = |train: &Features, test: &Features| {
-            column::of_features(self.columns, &From::End, train, test, classes, config.seed)
+            column::of_features(self.columns, &Origin::End, train, test, classes, config.seed)
         };
         let mut top1 = of(&train, &test)?;
         let behind_head = match &trained.run {
@@ -110,7 +110,7 @@ impl Setting<'_> {
         top1.extend(self.behind_layers(row, config, frozen)?);
         for (name, other) in self.transfer {
             let (train, test) = other.features(frozen, self.extract, &format!("{}: {name}", row.name))?;
-            let (from, classes) = (From::Transfer(name.clone()), other.classes());
+            let (from, classes) = (Origin::Transfer(name.clone()), other.classes());
             top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
         }
         let Trained { views, seconds, peak_bytes, .. } = trained;
@@ -134,14 +134,14 @@ impl Setting<'_> {
     fn behind_layers(&self, row: &Row, config: &PretrainConfig, frozen: &Frozen) -> Result<Top1> {
         let mut top1 = Top1::new();
         let Frozen::Encoder(encoder) = frozen else {
-            let of_layers = self.columns.iter().filter(|column| matches!(column.from, From::Layer(_)));
+            let of_layers = self.columns.iter().filter(|column| matches!(column.from, Origin::Layer(_)));
             return Ok(of_layers.map(|column| (column.key(), None)).collect());
         };
         for name in self.layers {
             let layer = encoder.arch().config.layer(name)?;
             let what = format!("{}: {name}", row.name);
             let (train, test) = self.data.layer_features(encoder, layer, self.extract, &what)?;
-            let (from, classes) = (From::Layer(name.clone()), self.data.classes());
+            let (from, classes) = (Origin::Layer(name.clone()), self.data.classes());
             top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
         }
         Ok(top1)

@@ -1,0 +1,133 @@
+//! A step of the pretext tasks: what the encoder sees, and who pays for what.
+
+mod common;
+
+use candle_core::{Device, Tensor};
+use common::{SIDE, WHOLE, example, map, noise, resolve};
+use image::{Rgb, RgbImage};
+use selfsup_train::PretrainConfig;
+use selfsup_train::method::Progress;
+
+/// A step of a fresh model on two images: the features, and what it would log.
+fn stepped(
+    config: &PretrainConfig,
+    views: Vec<Tensor>,
+    steps: u64,
+) -> (Vec<f32>, Vec<(&'static str, f64)>, f64) {
+    let mut method = config.method.build(config.encoder(&Device::Cpu).unwrap(), 0).unwrap();
+    let batch = views.into();
+    let mut out = None;
+    for step in 0..steps {
+        out = Some(method.step(&batch, Progress { step, total: steps, lr: 0.01 }).unwrap());
+    }
+    let out = out.unwrap();
+    let loss = f64::from(out.loss.to_scalar::<f32>().unwrap());
+    (out.embeddings.flatten_all().unwrap().to_vec1().unwrap(), (out.metrics)().unwrap(), loss)
+}
+
+fn stack(images: &[RgbImage]) -> Tensor {
+    let pixels: Vec<u8> = images.iter().flat_map(|image| image.as_raw().clone()).collect();
+    Tensor::from_vec(pixels, (images.len(), SIDE as usize, SIDE as usize, 3), &Device::Cpu).unwrap()
+}
+
+/// Two batches that differ in the hole alone have the same features, in training as in the pictures; a pixel outside it changes them.
+#[test]
+fn the_encoder_does_not_see_what_is_missing() {
+    for hole in ["center", "blocks", "region"] {
+        let config = resolve("inpainting", &[WHOLE, &format!("method.hole={hole}")]).unwrap();
+        let mask = example(config.method.prepare().unwrap().as_ref(), &map(), 3).views[1].clone();
+        let with = |missing: [u8; 3], corner: u8| {
+            let mut image = noise(7);
+            image.put_pixel(0, 0, Rgb([corner; 3]));
+            for (pixel, hole) in image.pixels_mut().zip(mask.pixels()) {
+                if hole.0 == [255; 3] {
+                    *pixel = Rgb(missing);
+                }
+            }
+            vec![stack(&[image, noise(8)]), stack(&[mask.clone(), mask.clone()])]
+        };
+        let features = |views| stepped(&config, views, 1).0;
+        let first = features(with([0; 3], 0));
+        assert_eq!(first, features(with([250, 10, 90], 0)), "{hole}");
+        if mask.get_pixel(0, 0).0 != [255; 3] {
+            assert_ne!(first, features(with([0; 3], 255)), "{hole}");
+        }
+    }
+}
+
+/// Against a network that stands still the discriminator wins: it knows its pictures, for which the network pays.
+#[test]
+fn the_network_pays_for_what_the_discriminator_knows() {
+    let config =
+        resolve("inpainting", &[WHOLE, "method.adversarial=0.5", "method.discriminator_lr_scale=0.2"])
+            .unwrap();
+    let mask = example(config.method.prepare().unwrap().as_ref(), &map(), 0).views[1].clone();
+    let views = vec![stack(&[noise(1), noise(2), noise(3), noise(4)]), stack(&vec![mask; 4])];
+    let (_, metrics, loss) = stepped(&config, views, 25);
+    let of = |name: &str| metrics.iter().find(|(known, _)| *known == name).unwrap().1;
+    assert!(of("discriminator_loss") < 0.4, "{metrics:?}");
+    assert!(of("adversarial_loss") > 1.0, "more than ln 2, which a guess costs: {metrics:?}");
+    let expected = 0.5 * of("l2") + 0.5 * of("adversarial_loss");
+    assert!((loss - expected).abs() < 1e-4, "{loss}, expected {expected}");
+}
+
+#[test]
+fn colorization_sees_lightness_alone() {
+    assert_eq!(
+        resolve("colorization", &[]).unwrap().preprocessing().colors,
+        selfsup_models::Colors::Lightness
+    );
+    assert_eq!(resolve("rotation", &[]).unwrap().preprocessing().colors, selfsup_models::Colors::Rgb);
+}
+
+#[test]
+fn a_tile_has_mean_0_and_deviation_1_in_each_channel() {
+    let mut flat = noise(3);
+    flat.pixels_mut().for_each(|pixel| pixel[1] = 77);
+    // Another contrast and level a channel.
+    flat.pixels_mut().for_each(|pixel| (pixel[0], pixel[2]) = (pixel[0] / 8 + 100, pixel[2] / 2));
+    let seen = selfsup_train::method::normalize_each(&stack(&[flat, noise(4)])).unwrap();
+    let values = seen.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for tile in 0..2 {
+        for c in 0..3 {
+            let channel: Vec<f64> =
+                values[tile * 3072..][..3072].iter().skip(c).step_by(3).map(|v| f64::from(*v)).collect();
+            let mean = channel.iter().sum::<f64>() / 1024.0;
+            let deviation = (channel.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 1024.0).sqrt();
+            let wanted = if (tile, c) == (0, 1) { 0.0 } else { 1.0 };
+            assert!(
+                mean.abs() < 1e-4 && (deviation - wanted).abs() < 1e-3,
+                "{tile} {c}: {mean}, {deviation}"
+            );
+        }
+    }
+}
+
+/// The adversary's judgement reaches the network that is judged, and the discriminator is not moved by it.
+#[test]
+fn the_adversarial_loss_has_gradients_in_the_decoder_alone() {
+    let gradient = |adversarial: &str| {
+        let config = resolve("inpainting", &[WHOLE, adversarial]).unwrap();
+        let mask = example(config.method.prepare().unwrap().as_ref(), &map(), 0).views[1].clone();
+        let mut method = config.method.build(config.encoder(&Device::Cpu).unwrap(), 0).unwrap();
+        let batch = vec![stack(&[noise(1), noise(2)]), stack(&vec![mask; 2])].into();
+        let out = method.step(&batch, Progress { step: 0, total: 1, lr: 0.0 }).unwrap();
+        let grads = out.loss.backward().unwrap();
+        let mut of = Vec::new();
+        for t in method.tensors().iter() {
+            match grads.get(&t.var) {
+                Some(grad) if t.name.starts_with("decoder") => {
+                    of.extend(grad.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+                }
+                grad => assert!(grad.is_none() || !t.name.starts_with("discriminator"), "{}", t.name),
+            }
+        }
+        assert!(!of.is_empty());
+        of
+    };
+    // At .9 L2's part of the gradient is a tenth of what it is alone; the rest is the adversary's.
+    let (plain, mixed) = (gradient("method.adversarial=0.0"), gradient("method.adversarial=0.9"));
+    let apart: f64 = plain.iter().zip(&mixed).map(|(p, m)| f64::from(0.1 * p - m).powi(2)).sum();
+    let whole: f64 = mixed.iter().map(|m| f64::from(*m).powi(2)).sum();
+    assert!(apart > 0.1 * whole, "{apart} of {whole}");
+}

@@ -99,10 +99,9 @@ fn flop(network: &Network, views: usize, side: usize) -> f64 {
             let pixels = side * side;
             others += match config.block {
                 Block::Basic => pixels * 9 * (c * width + width * k),
-                Block::Bottleneck | Block::WideBottleneck | Block::OriginalBottleneck => {
+                Block::Bottleneck | Block::WideBottleneck => {
                     let inner = config.block.inner(width);
-                    let first = if config.block == Block::OriginalBottleneck { side } else { before };
-                    first * first * c * inner + pixels * (9 * inner * inner + inner * k)
+                    before * before * c * inner + pixels * (9 * inner * inner + inner * k)
                 }
             };
             if c != k || before != side {

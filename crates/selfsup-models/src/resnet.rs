@@ -30,8 +30,6 @@ pub enum Block {
     Bottleneck,
     /// The same with inner convolutions twice as wide (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
     WideBottleneck,
-    /// A bottleneck whose first 1×1 halves the image, as He et al. and Keras have it.
-    OriginalBottleneck,
 }
 
 impl Block {
@@ -39,7 +37,7 @@ impl Block {
     pub const fn expansion(self) -> usize {
         match self {
             Block::Basic => 1,
-            Block::Bottleneck | Block::WideBottleneck | Block::OriginalBottleneck => 4,
+            Block::Bottleneck | Block::WideBottleneck => 4,
         }
     }
 
@@ -217,7 +215,6 @@ impl Residual {
             Block::Bottleneck | Block::WideBottleneck => {
                 &[(c, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
             }
-            Block::OriginalBottleneck => &[(c, inner, 1, stride), (inner, inner, 3, 1), (inner, out, 1, 1)],
         };
         let mut layers = Vec::with_capacity(plan.len());
         for (i, &(c, k, kernel, stride)) in plan.iter().enumerate() {

@@ -187,6 +187,14 @@ fn tensor_file(count: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u
 #[test]
 fn tensors_that_claim_what_is_not_there_are_refused() {
     assert_eq!(read(&tensor_file(4, 0, &[2, 2], &[2, 1])).unwrap().tensors["w"].dims(), [2, 2]);
+    // The last three of four, in their order and in another.
+    let numbers: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    for (shape, strides, wanted) in
+        [([3, 1], [1, 1], vec![2.0, 3.0, 4.0]), ([2, 2], [1, 1], vec![2.0, 3.0, 3.0, 4.0])]
+    {
+        let file = archive(&[("a/data.pkl", &pickle(4, 1, &shape, &strides)), ("a/data/0", &numbers)]);
+        assert_eq!(values(&read(&file).unwrap().tensors["w"]), wanted);
+    }
     let giga = 1 << 30;
     for (file, part) in [
         (tensor_file(10 * giga, 0, &[10 * giga], &[1]), "far more memory than the file"),

@@ -116,6 +116,16 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    /// What was worked out for a smaller set is not taken for a larger one.
+    #[test]
+    fn sets_of_any_size_begin_alike_in_whatever_order_they_are_asked_for() {
+        let few = distant_permutations(12).unwrap();
+        let many = distant_permutations(1010).unwrap();
+        assert_eq!((few.len(), many.len()), (12, 1010));
+        assert_eq!(few, many[..12]);
+        assert_eq!(many, farthest(1010));
+    }
+
     fn distance(a: &Permutation, b: &Permutation) -> u32 {
         a.iter().zip(b).filter(|(a, b)| a != b).count() as u32
     }

@@ -8,7 +8,7 @@ use crate::backbone::{Backbone, Network};
 use crate::convert::backbone;
 use crate::encoder::{Colors, Encoder, Preprocessing};
 use crate::names::Account;
-use crate::params::{ParamBuilder, Params};
+use crate::params::ParamBuilder;
 use crate::positions;
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
@@ -70,7 +70,7 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
     let arch = match (&options.arch, &own) {
         (Some(name), _) => arch(name)?,
         (None, Some((arch, _))) => arch,
-        (None, None) => arch_of(path, &found, device)?,
+        (None, None) => arch_of(path, &found)?,
     };
     if let (Network::Vit(vit), Some(embedding)) = (&arch.config, found.get_mut("pos_embed"))
         && embedding.rank() == 3
@@ -134,13 +134,13 @@ fn check_finite(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
 }
 
 /// The architecture that has the most of the tensors, by name and shape, if one alone has.
-fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>, device: &Device) -> Result<&'static Arch> {
+fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<&'static Arch> {
     let fail = |problem: String| Error::Arch { path: path.to_owned(), problem };
     let mut scores = Vec::new();
     for arch in ARCHS {
-        let build = ParamBuilder::zeros(device);
+        let build = ParamBuilder::shapes();
         Backbone::new(&arch.config, &build)?;
-        scores.push((fitting(&build.finish(), tensors), arch));
+        scores.push((fitting(&build.file_shapes(), tensors), arch));
     }
     let most = scores.iter().map(|(score, _)| *score).max().unwrap_or_default();
     let best: Vec<&'static Arch> =
@@ -156,11 +156,9 @@ fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>, device: &Device) -> R
 }
 
 /// How many tensors are there with the shape that the model has, less those that it lacks.
-fn fitting(params: &Params, tensors: &HashMap<String, Tensor>) -> usize {
-    let fits = params.iter().filter(|t| {
-        tensors.get(&t.name).is_some_and(|there| there.dims() == t.layout.file_shape(t.var.dims()))
-    });
-    let count = fits.count();
+fn fitting(shapes: &[(String, Vec<usize>)], tensors: &HashMap<String, Tensor>) -> usize {
+    let fits = |name: &str, shape: &[usize]| tensors.get(name).is_some_and(|there| there.dims() == shape);
+    let count = shapes.iter().filter(|(name, shape)| fits(name, shape)).count();
     // Of a smaller network all tensors may stand in a larger one's file.
-    count.saturating_sub(tensors.len().abs_diff(params.iter().count()))
+    count.saturating_sub(tensors.len().abs_diff(shapes.len()))
 }

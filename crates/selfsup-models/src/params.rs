@@ -166,12 +166,24 @@ pub struct ParamBuilder {
     prefix: String,
 }
 
+/// What tensors hold first.
+#[derive(Debug, Clone, Copy)]
+enum First {
+    /// What a seed draws.
+    Drawn(u64),
+    /// 0.
+    Zeros,
+    /// Nothing: a scalar stands for each, and only its shape is kept.
+    Shapes,
+}
+
 struct Shared {
-    /// Without one every first value is 0.
-    seed: Option<u64>,
+    first: First,
     device: Device,
     dtype: DType,
     list: RefCell<Vec<NamedTensor>>,
+    /// Of each of the list, in memory.
+    shapes: RefCell<Vec<Vec<usize>>>,
 }
 
 impl ParamBuilder {
@@ -183,16 +195,31 @@ impl ParamBuilder {
     /// The same with tensors of another float type: in f64, a model can be held against another implementation
     /// without the ReLUs whose input rounding carries across 0.
     pub fn with_dtype(seed: u64, device: &Device, dtype: DType) -> Self {
-        Self::with(Some(seed), device, dtype)
+        Self::with(First::Drawn(seed), device, dtype)
     }
 
     /// Tensors of zeros, for a model whose weights come from a file: no number is drawn, and no memory touched before they are set.
     pub fn zeros(device: &Device) -> Self {
-        Self::with(None, device, DType::F32)
+        Self::with(First::Zeros, device, DType::F32)
     }
 
-    fn with(seed: Option<u64>, device: &Device, dtype: DType) -> Self {
-        let shared = Shared { seed, device: device.clone(), dtype, list: RefCell::new(Vec::new()) };
+    /// Names and shapes alone, which [`ParamBuilder::file_shapes`] gives: what is built of it cannot be used. It takes no memory.
+    pub(crate) fn shapes() -> Self {
+        Self::with(First::Shapes, &Device::Cpu, DType::F32)
+    }
+
+    /// Names and shapes, as files have them.
+    pub(crate) fn file_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (list, shapes) = (self.shared.list.borrow(), self.shared.shapes.borrow());
+        list.iter()
+            .zip(shapes.iter())
+            .map(|(t, shape)| (t.name.clone(), t.layout.file_shape(shape)))
+            .collect()
+    }
+
+    fn with(first: First, device: &Device, dtype: DType) -> Self {
+        let (list, shapes) = Default::default();
+        let shared = Shared { first, device: device.clone(), dtype, list, shapes };
         Self { shared: Rc::new(shared), prefix: String::new() }
     }
 
@@ -234,13 +261,15 @@ impl ParamBuilder {
             return Err(Error::DuplicateName(name));
         }
         let Shared { device, dtype, .. } = &*self.shared;
-        let var = match self.shared.seed {
-            Some(seed) => {
+        let var = match self.shared.first {
+            First::Drawn(seed) => {
                 let values = init.values(shape.iter().product(), &mut generator(seed, &name));
                 Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(*dtype)?)?
             }
-            None => Var::zeros(shape, *dtype, device)?,
+            First::Zeros => Var::zeros(shape, *dtype, device)?,
+            First::Shapes => Var::zeros((), *dtype, device)?,
         };
+        self.shared.shapes.borrow_mut().push(shape.to_vec());
         self.shared.list.borrow_mut().push(NamedTensor { name, var: var.clone(), trainable, layout });
         Ok(var)
     }

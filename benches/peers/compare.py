@@ -139,7 +139,31 @@ def simclr_step(compiled, arch, views, side, temperature, momentum, weight_decay
     return step, lambda: []
 
 
-STEPS = {"simclr_step": simclr_step}
+def features(compiled, arch, images, side):
+    """Features in evaluation: u8 images, normalisation, network without its last layer."""
+    if arch.startswith("vit"):
+        import timm
+
+        name = {"vit-small-16": "vit_small_patch16_224"}[arch]
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    else:
+        import torchvision
+
+        model = getattr(torchvision.models, arch)(weights=None)
+        model.fc = torch.nn.Identity()
+    model = model.to(memory_format=torch.channels_last).eval()
+    pixels = torch.from_numpy((uniform([images, side, side, 3], 0) * 256 + 128).astype(np.uint8))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+    def forward(pixels):
+        return model(((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2))
+
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
+    return torch.inference_mode()(lambda: forward(pixels)), lambda: []
+
+
+STEPS = {"features": features, "simclr_step": simclr_step}
 
 
 def uniform(shape, stream):

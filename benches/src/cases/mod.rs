@@ -2,6 +2,7 @@
 //! `peers/compare.py`, and both get the inputs and parameters that the case declares.
 
 mod data;
+mod features;
 mod layers;
 mod steps;
 mod table;

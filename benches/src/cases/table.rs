@@ -1,6 +1,6 @@
 //! The table of cases. To add one: an input list and a closure here, a function in `peers/compare.py`.
 
-use super::{Case, Function, Input, Layout, Ours, layers, steps};
+use super::{Case, Function, Input, Layout, Ours, features, layers, steps};
 use crate::args::Peer;
 use candle_core::Tensor;
 use selfsup_kernels::{BatchNormConfig, Conv2dConfig, batch_norm_train, conv2d, log_softmax, max_pool2d};
@@ -22,6 +22,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(others());
     cases.extend(layers::all());
     cases.extend(objectives());
+    cases.extend(features::all());
     cases.extend(steps::all());
     cases
 }

@@ -1,27 +1,98 @@
-//! An ENCODER of the command line: a run folder, a weight file, ours or another's, `random:ARCH` or `pixels`.
+//! An ENCODER of the command line: a run folder, a weight file, ours or another's, here or on the hub, `random:ARCH` or `pixels`.
 
-use crate::args::ExtractArgs;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::output;
 use crate::progress::Progress;
 use anyhow::anyhow;
 use candle_core::Device;
+use clap::Args;
+use indicatif::HumanBytes;
 use selfsup_data::{Dataset, Source};
-use selfsup_models::{Encoder, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file};
+use selfsup_models::hub::{Hub, HubSpec};
+use selfsup_models::{Encoder, Error, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file, locate};
 use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+/// How features are computed: `probe` and `embed`.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// Images a forward pass
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch_size: u64,
+    /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels, the weight files of others)
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// Architecture of another's weight file, if its tensors are those of several
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Whose names another's weight file has [default: whose fit best]: torchvision, timm, moco, dino, vissl, …
+    #[arg(long, value_name = "CONVENTION")]
+    pub names: Option<String>,
+    /// Mean of each channel in 0…1, for weight files of others [default: as the configuration beside them says, or ImageNet's]
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
+    pub mean: Option<Channels>,
+    /// Standard deviation of each channel in 0…1, likewise
+    #[arg(long, value_name = "R,G,B", value_parser = deviations)]
+    pub std: Option<Channels>,
+    /// Seed of random:ARCH
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// Threads that decode
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+    /// End at the first image that cannot be decoded, instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl ExtractArgs {
+    /// What a run's own settings make of it.
+    pub fn new(device: &str, workers: usize, quiet: bool) -> Self {
+        let device = device.to_owned();
+        Self {
+            batch_size: 256,
+            image_size: None,
+            arch: None,
+            names: None,
+            mean: None,
+            std: None,
+            seed: 0,
+            device,
+            workers,
+            strict: false,
+            quiet,
+        }
+    }
+}
+
+/// A number for each colour channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Channels(pub [f32; 3]);
 
 /// Side of `pixels` where `--image-size` does not say: more would make the probe's features too many.
 pub const PIXELS_IMAGE_SIZE: u32 = 32;
 
 /// Opens an ENCODER. What does not exist or cannot be read is a usage error.
 pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
+    open_as(text, args, false)
+}
+
+/// The same; with `told`, a file that says itself how images are prepared is told otherwise.
+pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
     let device = selfsup_train::device(&args.device).or_usage()?;
     let image_size = args.image_size.map(u32::try_from).transpose().or_usage()?;
-    if (text == "pixels" || text.starts_with("random:")) && (args.arch.is_some() || args.names.is_some()) {
-        return Err(Failure::Usage(anyhow!("--arch and --names are for weight files, not for `{text}`")));
+    let of_files = args.arch.is_some() || args.names.is_some() || args.mean.is_some() || args.std.is_some();
+    if (text == "pixels" || text.starts_with("random:")) && of_files {
+        let why = format!("--arch, --names, --mean and --std are for weight files, not for `{text}`");
+        return Err(Failure::Usage(anyhow!(why)));
     }
     if text == "pixels" {
         return Ok(Frozen::Pixels { image_size: image_size.unwrap_or(PIXELS_IMAGE_SIZE) });
@@ -32,54 +103,109 @@ pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
         let preprocessing = Preprocessing::rgb(image_size.map_or(arch.image_size, |n| n as usize), mean, std);
         return Ok(Frozen::Encoder(Encoder::untrained(arch, preprocessing, args.seed, &device).or_usage()?));
     }
-    Ok(Frozen::Encoder(load(text, args, &device)?))
+    Ok(Frozen::Encoder(load(text, args, &device, told)?))
 }
 
-/// Loads the encoder of a run folder or a file, and says what was found in a file that does not say it itself.
-fn load(text: &str, args: &ExtractArgs, device: &Device) -> Result<Encoder> {
-    let path = file(text)?;
-    let ExtractArgs { arch, names, image_size, .. } = args;
-    let options = LoadOptions { arch: arch.clone(), names: names.clone(), preprocessing: None };
-    let mut loaded = load_file(&path, &options, device).or_usage()?;
+/// Loads the encoder of a run folder, a file or the hub, and says what was found in a file that does not say it itself.
+fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<Encoder> {
+    let path = file(text, args.quiet)?;
+    let ExtractArgs { arch, names, image_size, mean, std, .. } = args;
+    let options = LoadOptions {
+        arch: arch.clone(),
+        names: names.clone(),
+        image_size: image_size.map(usize::try_from).transpose().or_usage()?,
+        mean: mean.map(|three| three.0),
+        std: std.map(|three| three.0),
+    };
+    let (mean_said, std_said) = (mean.is_some(), std.is_some());
+    let loaded = load_file(&path, &options, device).or_usage()?;
     if loaded.says_itself() {
-        if arch.is_some() || names.is_some() || image_size.is_some() {
-            let why =
-                "--arch, --names and --image-size are for what does not say its own, as this encoder does";
+        if !told && options != LoadOptions::default() {
+            let why = "--arch, --names, --image-size, --mean and --std are for what does not say its own, as this encoder does";
             return Err(Failure::Usage(anyhow!(why)));
         }
         return Ok(loaded.encoder);
     }
-    if let Some(side) = image_size {
-        let said = loaded.encoder.preprocessing().clone();
-        let preprocessing = Preprocessing { image_size: usize::try_from(*side).or_usage()?, ..said };
-        let options = LoadOptions { preprocessing: Some(preprocessing), ..options };
-        loaded = load_file(&path, &options, device).or_usage()?;
-    }
     if !args.quiet {
-        let Loaded { encoder, account, .. } = &loaded;
+        let Loaded { encoder, account, prepared_by, not_followed, .. } = &loaded;
+        let Preprocessing { image_size, mean, std: deviation, .. } = encoder.preprocessing();
+        let by = match (prepared_by, mean_said, std_said) {
+            (_, true, true) => "by --mean and --std".to_owned(),
+            (Some(by), false, false) => format!("as {by} says"),
+            (None, false, false) => "as ImageNet's usually are, since nothing says how".to_owned(),
+            (by, ..) => {
+                let (flag, rest) = if mean_said { ("--mean", "std") } else { ("--std", "mean") };
+                format!("by {flag}, with the {rest} of {}", by.as_deref().unwrap_or("ImageNet"))
+            }
+        };
         output::say(format_args!(
-            "{text}: {} by the names of {}{}: {} tensors used, {} dropped; images of {} pixels, normalised as ImageNet's",
+            "{text}: {} by the names of {}{}: {} tensors used, {} dropped; images of {image_size} pixels, normalised {by} (mean {}, std {})",
             encoder.arch().name,
             account.convention.name,
             if account.prefix.is_empty() { String::new() } else { format!(" under `{}`", account.prefix) },
             account.backbone.len(),
-            account.dropped.len(),
-            encoder.preprocessing().image_size,
+            account.dropped.len() + account.head.len(),
+            short(mean),
+            short(deviation),
         ));
+        if !not_followed.is_empty() {
+            output::say(format_args!(
+                "{text}: {} says besides: {}; here the shorter side is resized, bilinearly, and the central square taken",
+                prepared_by.as_deref().unwrap_or_default(),
+                not_followed.join(", "),
+            ));
+        }
     }
     Ok(loaded.encoder)
 }
 
-/// The weight file that a path means: itself, or a run folder's `encoder.safetensors`.
-pub fn file(text: &str) -> Result<PathBuf> {
-    let path = Path::new(text);
-    let path = if path.is_dir() { path.join("encoder.safetensors") } else { path.to_owned() };
-    if path.is_file() {
-        return Ok(path);
+/// Three numbers to three digits.
+fn short(three: &[f32; 3]) -> String {
+    three.map(|value| format!("{}", (f64::from(value) * 1e4).round() / 1e4)).join(" ")
+}
+
+/// The weight file that a text means: itself, a folder's, or a model's on the hub.
+pub fn file(text: &str, quiet: bool) -> Result<PathBuf> {
+    if text.starts_with(HubSpec::SCHEME) {
+        return fetched(&text.parse().or_usage()?, quiet);
     }
-    Err(Failure::Usage(anyhow!(
-        "no encoder at `{text}`: expected a run folder, a weight file, random:ARCH or pixels"
-    )))
+    locate(text).map_err(|error| match error {
+        Error::NoEncoder { why, .. } => {
+            let hub = format!("{}{text}", HubSpec::SCHEME);
+            let hint = match !Path::new(text).exists() && text.contains('/') && hub.parse::<HubSpec>().is_ok() {
+                true => format!(" (is it `{hub}`?)"),
+                false => String::new(),
+            };
+            Failure::Usage(anyhow!(
+                "no encoder at `{text}`: {why}{hint}; expected a run folder, a weight file, hf:OWNER/NAME, random:ARCH or pixels"
+            ))
+        }
+        other => Failure::Usage(other.into()),
+    })
+}
+
+/// A model's weights on this machine, fetched with progress. What the network or the hub does is not the user's mistake.
+fn fetched(spec: &HubSpec, quiet: bool) -> Result<PathBuf> {
+    let bar: Mutex<Option<(String, Progress)>> = Mutex::new(None);
+    let hub = Hub::from_env().on_progress(move |transfer| {
+        let mut bar = bar.lock().expect("nobody panics with it");
+        if bar.as_ref().is_none_or(|(file, _)| file != transfer.file) {
+            let progress = Progress::of(transfer.file, transfer.total, transfer.done, quiet);
+            *bar = Some((transfer.file.to_owned(), progress));
+        }
+        if let Some((_, progress)) = bar.as_mut() {
+            progress.at(transfer.done, || format!("bytes, {}", HumanBytes(transfer.done)));
+            if Some(transfer.done) == transfer.total {
+                progress.finish();
+            }
+        }
+    });
+    let fetched = hub.fetch(spec)?;
+    // No progress, but what the features may depend on.
+    if let Some(notice) = fetched.notice {
+        output::say(notice);
+    }
+    Ok(fetched.path)
 }
 
 /// The features of every image, with progress.
@@ -109,7 +235,8 @@ fn with_progress(
     what: &str,
     extract: impl FnOnce(&ExtractConfig, &mut dyn FnMut(usize)) -> selfsup_probe::Result<Vec<Features>>,
 ) -> Result<Vec<Features>> {
-    let config = ExtractConfig { batch_size: args.batch_size as usize, workers: args.workers, strict: false };
+    let config =
+        ExtractConfig { batch_size: args.batch_size as usize, workers: args.workers, strict: args.strict };
     let mut progress = Progress::new(what, data.len() as u64, 0, args.quiet);
     let mut all = extract(&config, &mut |done| progress.at(done as u64, || "images".into()))?;
     all.iter_mut().for_each(|features| features.source = data.name().to_owned());
@@ -118,4 +245,20 @@ fn with_progress(
         output::say(format_args!("skipped {id}: {why}"));
     }
     Ok(all)
+}
+
+fn channels(text: &str) -> std::result::Result<Channels, String> {
+    let numbers: std::result::Result<Vec<f32>, _> =
+        text.split(',').map(|number| number.trim().parse()).collect();
+    match numbers.map(<[f32; 3]>::try_from) {
+        Ok(Ok(three)) if three.iter().all(|v| (0.0..=1.0).contains(v)) => Ok(Channels(three)),
+        _ => Err("expected three numbers in 0…1, as in 0.5,0.5,0.5 (of levels 0…255, divided by 255)".into()),
+    }
+}
+
+fn deviations(text: &str) -> std::result::Result<Channels, String> {
+    channels(text).and_then(|three| match three.0.iter().all(|v| *v > 0.0) {
+        true => Ok(three),
+        false => Err("expected three numbers above 0, as in 0.25,0.25,0.25".into()),
+    })
 }

@@ -6,9 +6,11 @@
 mod allocator;
 mod args;
 mod candle_pool;
+mod closing_table;
 mod commands;
 mod failure;
 mod frozen;
+mod index;
 mod output;
 mod progress;
 mod table;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Command::Probe(args) => commands::probe::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Embed(args) => commands::embed::run(args),
+        Command::Search(args) => commands::search::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Methods(args) => commands::list::methods(args),
         Command::Archs(args) => commands::list::archs(args),
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(args),
         Command::Colorize(args) => commands::colorize::run(args),
         Command::Convert(args) => commands::convert::run(args),
+        Command::Publish(args) => commands::publish::run(args),
         Command::Permutations(args) => commands::permutations::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -13,8 +13,11 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     lines: bool,
     what: String,
-    total: u64,
+    /// How many parts there are, if that is known.
+    total: Option<u64>,
+    /// From which part on time is measured.
     from: u64,
+    done: u64,
     start: Instant,
     said: Instant,
 }
@@ -22,10 +25,18 @@ pub struct Progress {
 impl Progress {
     /// Work of `total` parts, of which `done` are done; says nothing at all if `quiet`.
     pub fn new(what: &str, total: u64, done: u64, quiet: bool) -> Self {
+        Self::of(what, Some(total), done, quiet)
+    }
+
+    /// The same of work that may not say how much it is.
+    pub fn of(what: &str, total: Option<u64>, done: u64, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = (terminal && !quiet).then(|| {
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}");
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+            let style = ProgressStyle::with_template(match total {
+                Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}",
+                None => "{prefix} {spinner} {pos} {msg}",
+            });
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_prefix(what.to_owned())
                 .with_position(done);
@@ -39,6 +50,7 @@ impl Progress {
             what: what.to_owned(),
             total,
             from: done,
+            done,
             start: now,
             said: now,
         }
@@ -46,21 +58,34 @@ impl Progress {
 
     /// `done` parts are done; `message` says how it stands.
     pub fn at(&mut self, done: u64, message: impl FnOnce() -> String) {
+        if done < self.done {
+            // It began again, and so does its time.
+            (self.from, self.start) = (done, Instant::now());
+            if let Some(bar) = &self.bar {
+                // A bar that was taken away comes back.
+                bar.reset();
+                bar.set_position(done);
+                bar.reset_eta();
+            }
+        }
+        self.done = done;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             bar.set_message(message());
-        } else if self.lines && (self.said.elapsed() >= LINE_EVERY || done == self.total) {
+        } else if self.lines && (self.said.elapsed() >= LINE_EVERY || Some(done) == self.total) {
             self.said = Instant::now();
-            let part = (done - self.from).max(1) as f64 / (self.total - self.from).max(1) as f64;
-            let left = self.start.elapsed().mul_f64((1.0 - part) / part);
-            output::say(format_args!(
-                "{} {done}/{} {} eta {}",
-                self.what,
-                self.total,
-                message(),
-                HumanDuration(left)
-            ));
+            output::say(self.line(self.start.elapsed(), &message()));
         }
+    }
+
+    /// How it stands after a time.
+    fn line(&self, elapsed: Duration, message: &str) -> String {
+        let Self { what, done, from, .. } = self;
+        let Some(total) = self.total else { return format!("{what} {done} {message}") };
+        // So many times what was done is left.
+        let left = total.saturating_sub(*done) as f64 / done.saturating_sub(*from).max(1) as f64;
+        let eta = Duration::try_from_secs_f64(elapsed.as_secs_f64() * left).unwrap_or(Duration::MAX);
+        format!("{what} {done}/{total} {message} eta {}", HumanDuration(eta))
     }
 
     /// A message among the progress; shown even when quiet, since it is no progress.
@@ -76,5 +101,56 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Progress that says a line each time.
+    fn lines(total: Option<u64>, done: u64) -> Progress {
+        let mut progress = Progress::of("file", total, done, true);
+        progress.lines = true;
+        progress
+    }
+
+    fn line(progress: &Progress, seconds: u64) -> String {
+        progress.line(Duration::from_secs(seconds), "bytes")
+    }
+
+    #[test]
+    fn the_rest_takes_as_long_as_what_was_done() {
+        let mut progress = lines(Some(100), 40);
+        progress.at(60, String::new);
+        assert_eq!(line(&progress, 10), "file 60/100 bytes eta 20 seconds");
+        progress.at(100, String::new);
+        assert_eq!(line(&progress, 10), "file 100/100 bytes eta 0 seconds");
+    }
+
+    #[test]
+    fn work_that_begins_again_is_measured_again() {
+        let mut progress = lines(Some(100), 80);
+        progress.said = Instant::now().checked_sub(LINE_EVERY).unwrap();
+        progress.at(0, String::new);
+        progress.at(50, String::new);
+        assert_eq!(line(&progress, 10), "file 50/100 bytes eta 10 seconds");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_panic() {
+        let mut progress = lines(Some(0), 0);
+        progress.at(50, String::new);
+        assert_eq!(line(&progress, 10), "file 50/0 bytes eta 0 seconds");
+        let mut progress = lines(Some(u64::MAX), 0);
+        progress.at(1, String::new);
+        assert!(line(&progress, u64::MAX).starts_with("file 1/"));
+    }
+
+    #[test]
+    fn how_much_is_not_known_is_not_said() {
+        let mut progress = lines(None, 0);
+        progress.at(50, String::new);
+        assert_eq!(line(&progress, 10), "file 50 bytes");
     }
 }

@@ -49,6 +49,17 @@ fn unknown_names_are_answered_with_the_nearest() {
 }
 
 #[test]
+fn networks_that_do_not_fit_are_refused() {
+    let small = ["pretrain", "rotation", "--arch", "alexnet_bn", "--image-size", "28"];
+    refused(&small, &["at least 63 pixels", "got 28"]);
+    // Their decoders would train the convolutions alone.
+    for method in ["inpainting", "colorization"] {
+        let map = ["pretrain", method, "--arch", "vgg16_bn", "--image-size", "96"];
+        refused(&map, &["would stay untrained"]);
+    }
+}
+
+#[test]
 fn a_config_with_an_unknown_field_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("c.toml"), "epocs = 3\n").unwrap();

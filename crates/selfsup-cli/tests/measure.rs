@@ -102,12 +102,15 @@ fn embed_keeps_the_sources_order() {
     );
     assert_eq!(status, 0, "{stderr}");
     assert_eq!(stderr.matches("red/broken.png").count(), 1, "{stderr}");
+    let (status, _, stderr) = run(d, &["embed", "pixels", "--data", "colours", "--out", "s.npy", "--strict"]);
+    assert!(status == 1 && stderr.contains("red/broken.png") && !d.join("s.npy").exists(), "{stderr}");
     let bytes = fs::read(d.join("f.safetensors")).unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
     assert_eq!(header["features"]["shape"], serde_json::json!([6, 8 * 8 * 3]));
     assert_eq!(header["labels"]["shape"], serde_json::json!([6]));
-    let ids: Vec<String> = serde_json::from_str(header["__metadata__"]["ids"].as_str().unwrap()).unwrap();
+    let at = |end: usize| start + header["ids"]["data_offsets"][end].as_u64().unwrap() as usize;
+    let ids: Vec<String> = serde_json::from_slice(&bytes[at(0)..at(1)]).unwrap();
     assert_eq!(ids, ["blue/00.png", "blue/01.png", "blue/02.png", "red/00.png", "red/01.png", "red/02.png"]);
 
     ok(
@@ -324,6 +327,8 @@ fn convert_writes_other_names_and_comes_back() {
         (["theirs.safetensors", "x.safetensors", "--names", "hf-vit"], "there is none for"),
         (["theirs.safetensors", "x.safetensors", "--names", "hf-resnte"], "did you mean `hf-resnet`"),
         (["nothing", "x.safetensors", "--names", "timm"], "no encoder at"),
+        (["owner/model", "x.safetensors", "--names", "timm"], "is it `hf:owner/model`?"),
+        (["theirs.safetensors", "./theirs.safetensors", "--names", "timm"], "would replace"),
     ] {
         let (status, _, stderr) = run(d, &[&["convert"], &flags[..]].concat());
         assert!(

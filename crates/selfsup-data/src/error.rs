@@ -129,6 +129,16 @@ pub enum Error {
         /// Those of the training part.
         known: String,
     },
+    /// A part was named of a source that has none: it would be everything, and twice the same where two are named.
+    #[error(
+        "{src} has no parts, and so no `{part}`; parts are subfolders `train` and `test`, or a manifest's column `part`"
+    )]
+    NoParts {
+        /// The source.
+        src: String,
+        /// `train` or `test`.
+        part: &'static str,
+    },
     /// A part has no sample.
     #[error("{src}: the {part} part is empty")]
     EmptyPart {

@@ -64,7 +64,7 @@ mod ties;
 
 pub use avg_pool2d::{AvgPool2dConfig, avg_pool2d};
 pub use batch_norm::{BatchNormConfig, BatchNormOutput, batch_norm_eval, batch_norm_train};
-pub use conv2d::{Conv2dConfig, Epilogue, conv_transpose2d, conv2d, conv2d_with};
+pub use conv2d::{Conv2dConfig, Epilogue, FixedConv2d, conv_transpose2d, conv2d, conv2d_with};
 pub use error::{Error, Result};
 pub use gelu::{Gelu, gelu};
 pub use global_avg_pool::global_avg_pool;

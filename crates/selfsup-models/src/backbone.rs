@@ -1,6 +1,7 @@
 //! What stands before the head: a network of one of the families.
 
 use crate::arch::nearest;
+use crate::convnet::{ConvNet, ConvNetConfig};
 use crate::layers::Mode;
 use crate::resnet::{ResNet, ResNetConfig};
 use crate::vit::{VisionTransformer, VitConfig};
@@ -14,6 +15,8 @@ pub enum Network {
     ResNet(ResNetConfig),
     /// A vision transformer.
     Vit(VitConfig),
+    /// A plain convolutional network.
+    ConvNet(ConvNetConfig),
 }
 
 impl Network {
@@ -22,23 +25,25 @@ impl Network {
         match self {
             Network::ResNet(config) => config.feature_dim(),
             Network::Vit(config) => config.width,
+            Network::ConvNet(config) => config.feature_dim(),
         }
     }
 
-    /// The layers in order, by name and channels, see [`ResNet::layers`] and [`VisionTransformer::layers`].
+    /// The layers in order, by name and channels, see [`ResNet::layers`], [`VisionTransformer::layers`] and [`ConvNet::layers`].
     pub fn layers(&self) -> Vec<(String, usize)> {
         match self {
             Network::ResNet(config) => ResNet::layers(config),
             Network::Vit(config) => VisionTransformer::layers(config),
+            Network::ConvNet(config) => ConvNet::layers(config),
         }
     }
 
-    /// The layer of a name: one of [`Network::layers`], or the beginning of one up to a dot (`layer2`), which means the last
-    /// of these. An unknown name is an error that says the nearest.
+    /// The layer of a name: one of [`Network::layers`], or the beginning of one up to a dot or an underscore (`layer2`, `conv2`), which
+    /// means the last of these. An unknown name is an error that says the nearest.
     pub fn layer(&self, name: &str) -> Result<Layer> {
         let layers = self.layers();
         let is = |layer: &str| {
-            layer.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            layer.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
         };
         match layers.iter().rposition(|(layer, _)| is(layer)) {
             Some(place) => Ok(Layer { place, channels: layers[place].1 }),
@@ -50,9 +55,14 @@ impl Network {
         }
     }
 
-    /// The layer before the features.
+    /// The layer whose map [`Backbone::last_map`] gives: the last one, of a plain convolutional network its last convolution.
     pub fn last_layer(&self) -> Layer {
-        Layer { place: self.layers().len() - 1, channels: self.feature_dim() }
+        let layers = self.layers();
+        let place = match self {
+            Network::ResNet(_) | Network::Vit(_) => layers.len() - 1,
+            Network::ConvNet(config) => config.convolutions.len() - 1,
+        };
+        Layer { place, channels: layers[place].1 }
     }
 
     /// Side of the map behind a layer, of square images of a side that fits.
@@ -60,6 +70,15 @@ impl Network {
         match self {
             Network::ResNet(config) => ResNet::map_side(config, layer.place, image_side),
             Network::Vit(VitConfig { patch, .. }) => image_side / patch,
+            Network::ConvNet(config) => ConvNet::map_side(config, layer.place, image_side),
+        }
+    }
+
+    /// The same for square images of this side, in pixels: a vision transformer has a positional embedding for each of their patches.
+    pub fn for_images(self, side: usize) -> Self {
+        match self {
+            Network::Vit(config) => Network::Vit(VitConfig { image_size: side, ..config }),
+            network => network,
         }
     }
 
@@ -69,7 +88,17 @@ impl Network {
             Network::Vit(VitConfig { patch, .. }) if !side.is_multiple_of(*patch) => {
                 Err(Error::Patch { patch: *patch, side })
             }
+            Network::ConvNet(config) => config.check_side(side),
             _ => Ok(()),
+        }
+    }
+
+    /// Fails unless every tensor has a part in [`Backbone::last_map`], so that what is trained by the map alone is trained whole. Of a
+    /// plain convolutional network fc6 and fc7 have none.
+    pub fn check_map(&self) -> Result<()> {
+        match self {
+            Network::ResNet(_) | Network::Vit(_) => Ok(()),
+            Network::ConvNet(_) => Err(Error::NotInMap),
         }
     }
 
@@ -78,6 +107,7 @@ impl Network {
         match (self, dtype) {
             (_, DType::F32) | (Network::ResNet(_), DType::BF16) => Ok(()),
             (Network::Vit(_), DType::BF16) => Err(Error::VitDType(dtype)),
+            (Network::ConvNet(_), DType::BF16) => Err(Error::ConvNetDType(dtype)),
             _ => Err(Error::TrainDType(dtype)),
         }
     }
@@ -104,6 +134,8 @@ pub enum Backbone {
     ResNet(ResNet),
     /// A vision transformer.
     Vit(VisionTransformer),
+    /// A plain convolutional network.
+    ConvNet(ConvNet),
 }
 
 impl Backbone {
@@ -112,7 +144,16 @@ impl Backbone {
         Ok(match network {
             Network::ResNet(config) => Self::ResNet(ResNet::new(config, build)?),
             Network::Vit(config) => Self::Vit(VisionTransformer::new(config, build)?),
+            Network::ConvNet(config) => Self::ConvNet(ConvNet::new(config, build)?),
         })
+    }
+
+    /// Fixes what evaluation would compute from the weights alone, each time anew. From then on it does not follow them.
+    pub(crate) fn fix(&mut self) -> Result<()> {
+        match self {
+            Self::ResNet(network) => network.fix(),
+            Self::ConvNet(_) | Self::Vit(_) => Ok(()),
+        }
     }
 
     /// Images, normalised, to features. `groups` are those of [`ResNet::forward`]; a transformer has no batch statistics.
@@ -120,6 +161,7 @@ impl Backbone {
         match self {
             Self::ResNet(network) => network.forward(x, mode, groups),
             Self::Vit(network) => network.forward(x, mode),
+            Self::ConvNet(network) => network.forward(x, mode, groups),
         }
     }
 
@@ -129,15 +171,18 @@ impl Backbone {
         match self {
             Self::ResNet(network) => network.maps(x, mode, groups, &at),
             Self::Vit(network) => network.maps(x, mode, &at),
+            Self::ConvNet(network) => network.maps(x, mode, groups, &at),
         }
     }
 
     /// Images, normalised, to the map `[n, h, w, c]` f32 that a decoder reads: what a residual network's features are the mean of, a
-    /// transformer's patches behind its last normalisation. Every tensor of the network has a part in it.
+    /// transformer's patches behind its last normalisation, what stands behind a plain convolutional network's last convolution. But for
+    /// the latter's fc6 and fc7, every tensor of the network has a part in it.
     pub fn last_map(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
         match self {
             Self::ResNet(network) => network.last_map(x, mode, groups),
             Self::Vit(network) => network.last_map(x, mode),
+            Self::ConvNet(network) => network.last_map(x, mode, groups),
         }
     }
 }

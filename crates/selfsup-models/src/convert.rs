@@ -1,20 +1,25 @@
-//! A backbone from one convention's names to another's, its numbers untouched.
+//! A backbone from one convention's names to another's, its numbers untouched; Keras's become what PyTorch's are ([`crate::keras`]).
 
-use crate::names::{Account, Convention, recognise};
-use crate::weights::WeightFile;
+use crate::encoder::Preprocessing;
+use crate::keras;
+use crate::load::{IMAGENET, arch_of, says_itself};
+use crate::names::{Account, Convention, Framework, recognise};
+use crate::published;
+use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Queries, keys and values: where their projection is one tensor here, others have three.
 const FUSED: &str = ".attn.qkv.";
 const APART: [&str; 3] = [".attn.q.", ".attn.k.", ".attn.v."];
 
-/// The backbone's tensors under our names, every one with the bits that the file has, and what became of each tensor of the file. `from`
+/// The backbone's tensors under our names, every one with the bits that a file of PyTorch's has, and what became of each tensor of the file. `from`
 /// names the convention; otherwise it is found.
 ///
 /// # Errors
-/// An unknown convention; names of none.
+/// An unknown convention; names of none; Keras's numbers of which too little is said.
 pub fn backbone(file: &WeightFile, from: Option<&str>) -> Result<(HashMap<String, Tensor>, Account)> {
     let names = file.tensors.keys().map(String::as_str);
     let account = match from {
@@ -24,16 +29,49 @@ pub fn backbone(file: &WeightFile, from: Option<&str>) -> Result<(HashMap<String
     let tensors = account.backbone.iter().map(|(ours, theirs)| (ours.clone(), file.tensors[theirs].clone()));
     let mut tensors = tensors.collect();
     fuse_attention(&mut tensors)?;
+    if account.convention.framework == Framework::Keras {
+        keras::to_ours(&mut tensors, &file.metadata)?;
+    }
     Ok((tensors, account))
 }
 
-/// The backbone of a file under the names of `to`, with the file's metadata.
+/// The backbone of the file at `path` under the names of `to`. Its metadata are the file's, or, where they do not say the architecture and
+/// how images are prepared and a configuration beside the file does, also those, as [`Encoder::save`](crate::Encoder::save) writes them: the
+/// configuration does not go with the file.
 ///
 /// # Errors
-/// An unknown convention; names of none; a tensor that is left over, or that `to` has no name for.
+/// Those of [`weights::read`](crate::weights::read) and [`convert`]; a configuration that cannot be understood.
+pub fn convert_file(path: &Path, from: Option<&str>, to: &Convention) -> Result<(WeightFile, Account)> {
+    let file = weights::read(path, &Device::Cpu)?;
+    let (mut converted, account) = convert(&file, from, to)?;
+    if says_itself(&converted.metadata) {
+        return Ok((converted, account));
+    }
+    if let Some(said) = published::beside(path)? {
+        let (ours, _) = backbone(&file, from)?;
+        // Of an architecture that is none of ours, or several, nothing can be said.
+        if let Ok(arch) = arch_of(&ours, false) {
+            let (mean, std) = (said.mean.unwrap_or(IMAGENET.0), said.std.unwrap_or(IMAGENET.1));
+            let preprocessing = Preprocessing::rgb(said.image_size.unwrap_or(arch.image_size), mean, std);
+            converted.metadata.extend(preprocessing.metadata(arch));
+        }
+    }
+    Ok((converted, account))
+}
+
+/// The backbone of a file under the names of `to`, with the file's metadata. Of Keras's this also says the architecture and how images are
+/// prepared, as [`Encoder::save`](crate::Encoder::save) does: the names would say another.
+///
+/// # Errors
+/// An unknown convention; names of none; a tensor that is left over, or that `to` has no name for; Keras's convention as `to`.
 pub fn convert(file: &WeightFile, from: Option<&str>, to: &Convention) -> Result<(WeightFile, Account)> {
     let (ours, account) = backbone(file, from)?;
     let mismatch = |problems: String| Error::Mismatch { what: format!("the names of {}", to.name), problems };
+    if to.framework == Framework::Keras {
+        return Err(mismatch(
+            "in a Keras model more than the names differ; such models are read and not written".into(),
+        ));
+    }
     if !account.left.is_empty() {
         let left: Vec<String> = account.left.iter().take(8).map(|name| format!("`{name}`")).collect();
         return Err(mismatch(format!(
@@ -41,6 +79,11 @@ pub fn convert(file: &WeightFile, from: Option<&str>, to: &Convention) -> Result
             account.left.len(),
             left.join(", ")
         )));
+    }
+    let mut metadata = file.metadata.clone();
+    if account.convention.framework == Framework::Keras {
+        let arch = arch_of(&ours, keras::strides_first(&account, &metadata)).map_err(mismatch)?;
+        metadata = keras::preprocessing(arch.image_size).metadata(arch);
     }
     let mut tensors = HashMap::with_capacity(ours.len());
     for (name, tensor) in ours {
@@ -58,7 +101,7 @@ pub fn convert(file: &WeightFile, from: Option<&str>, to: &Convention) -> Result
             put(&name, tensor)?;
         }
     }
-    Ok((WeightFile { tensors, metadata: file.metadata.clone() }, account))
+    Ok((WeightFile { tensors, metadata }, account))
 }
 
 /// Queries, keys and values that stand apart become one projection, in this order.

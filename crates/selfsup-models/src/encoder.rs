@@ -1,7 +1,7 @@
 //! An encoder: a backbone, its weights, and how images must be prepared for it.
 
 use crate::arch::Arch;
-use crate::backbone::{Backbone, Layer};
+use crate::backbone::{Backbone, Layer, Network};
 use crate::layers::Mode;
 use crate::params::{ParamBuilder, Params};
 use crate::weights::{self, WeightFile};
@@ -40,6 +40,20 @@ impl Preprocessing {
     pub fn rgb(image_size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
         Self { image_size, mean, std, colors: Colors::Rgb }
     }
+
+    /// What a file says of itself so that [`Encoder::load`] needs nothing else.
+    pub(crate) fn metadata(&self, arch: &Arch) -> BTreeMap<String, String> {
+        let mut metadata = BTreeMap::from([
+            ("arch".to_owned(), arch.name.to_owned()),
+            ("image_size".to_owned(), self.image_size.to_string()),
+            ("mean".to_owned(), format!("{:?}", self.mean)),
+            ("std".to_owned(), format!("{:?}", self.std)),
+        ]);
+        if self.colors != Colors::Rgb {
+            metadata.insert("colors".into(), serde_json::to_string(&self.colors).expect("a name"));
+        }
+        metadata
+    }
 }
 
 /// A backbone with its weights and its input's preparation.
@@ -51,6 +65,8 @@ pub struct Encoder {
     params: Params,
     device: Device,
     train_dtype: DType,
+    /// Whether evaluation is fixed, and gives no gradients.
+    frozen: bool,
 }
 
 impl Encoder {
@@ -79,7 +95,7 @@ impl Encoder {
             return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
         }
         arch.config.check_side(preprocessing.image_size)?;
-        let backbone = Backbone::new(&arch.config, &build)?;
+        let backbone = Backbone::new(&arch.config.for_images(preprocessing.image_size), &build)?;
         Ok(Self {
             arch,
             preprocessing,
@@ -87,6 +103,7 @@ impl Encoder {
             params: build.finish(),
             device: device.clone(),
             train_dtype: DType::F32,
+            frozen: false,
         })
     }
 
@@ -109,6 +126,16 @@ impl Encoder {
         twin.with_train_dtype(self.train_dtype)
     }
 
+    /// The same encoder for evaluation of many images one by one: what follows from the weights alone, such as normalisations folded into
+    /// convolutions, is computed now and not each time. It shares the weights, but does not follow them: who trains on must ask for another.
+    /// In evaluation its features are the same, to the bit, and [`Mode::Eval`] is [`Mode::EvalNoGrad`].
+    pub fn frozen(&self) -> Result<Self> {
+        let mut frozen = self.clone();
+        frozen.backbone.fix()?;
+        frozen.frozen = true;
+        Ok(frozen)
+    }
+
     /// Reads an encoder from a weight file, ours or another's, as [`load_file`](crate::load_file) does without options.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         Ok(crate::load_file(path, &crate::LoadOptions::default(), device)?.encoder)
@@ -117,16 +144,14 @@ impl Encoder {
     /// Writes the backbone's tensors under torchvision's names (OIHW) with the metadata that [`Encoder::load`]
     /// needs and `more`. The file appears whole or not at all.
     pub fn save(&self, path: &Path, more: &BTreeMap<String, String>) -> Result<()> {
+        weights::write(path, &self.to_file(more)?)
+    }
+
+    /// What [`Encoder::save`] writes.
+    pub fn to_file(&self, more: &BTreeMap<String, String>) -> Result<WeightFile> {
         let mut metadata = more.clone();
-        let p = &self.preprocessing;
-        metadata.insert("arch".into(), self.arch.name.into());
-        metadata.insert("image_size".into(), p.image_size.to_string());
-        metadata.insert("mean".into(), format!("{:?}", p.mean));
-        metadata.insert("std".into(), format!("{:?}", p.std));
-        if p.colors != Colors::Rgb {
-            metadata.insert("colors".into(), serde_json::to_string(&p.colors).expect("a name"));
-        }
-        weights::write(path, &WeightFile { tensors: self.params.to_file()?.into_iter().collect(), metadata })
+        metadata.extend(self.preprocessing.metadata(self.arch));
+        Ok(WeightFile { tensors: self.params.to_file()?.into_iter().collect(), metadata })
     }
 
     /// u8 images `[n, h, w, 3]` on the encoder's device → features `[n, d]` f32.
@@ -137,7 +162,7 @@ impl Encoder {
     /// The same of a batch in `groups` equal parts one after the other, which training normalises each by its own
     /// statistics, as if each were on a device of its own. `groups` must divide n.
     pub fn forward_in_groups(&self, images: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
-        self.backbone.forward(&self.input(images, mode)?, mode, groups)
+        self.backbone.forward(&self.input(images, mode)?, self.as_frozen(mode), groups)
     }
 
     /// Images, normalised, in the dtype that the mode works in.
@@ -157,34 +182,43 @@ impl Encoder {
         self.in_dtype(&x, mode)
     }
 
+    fn as_frozen(&self, mode: Mode) -> Mode {
+        if self.frozen && mode == Mode::Eval { Mode::EvalNoGrad } else { mode }
+    }
+
     fn in_dtype(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         Ok(if mode.is_training() { x.to_dtype(self.train_dtype)? } else { x.clone() })
     }
 
     /// Images `[n, h, w, 3]` f32 that are normalised in another way than this encoder's own → features `[n, d]` f32.
     pub fn forward_normalized(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.backbone.forward(&self.in_dtype(x, mode)?, mode, 1)
+        self.backbone.forward(&self.in_dtype(x, mode)?, self.as_frozen(mode), 1)
     }
 
     /// What stands behind some layers, ascending, of u8 images `[n, h, w, 3]`: `[n, h', w', c]` f32 each. What comes after the
     /// last of them is not computed.
     pub fn maps(&self, images: &Tensor, mode: Mode, layers: &[Layer]) -> Result<Vec<Tensor>> {
-        self.backbone.maps(&self.input(images, mode)?, mode, 1, layers)
+        self.backbone.maps(&self.input(images, mode)?, self.as_frozen(mode), 1, layers)
     }
 
     /// The map `[n, h', w', d]` f32 that a decoder reads, of u8 images `[n, h, w, 3]`: see [`Backbone::last_map`].
     pub fn last_map(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.backbone.last_map(&self.input(images, mode)?, mode, 1)
+        self.backbone.last_map(&self.input(images, mode)?, self.as_frozen(mode), 1)
     }
 
     /// The same of images `[n, h, w, 3]` f32 that are normalised already, whatever by.
     pub fn last_map_normalized(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.backbone.last_map(&self.in_dtype(x, mode)?, mode, 1)
+        self.backbone.last_map(&self.in_dtype(x, mode)?, self.as_frozen(mode), 1)
     }
 
     /// The architecture.
     pub fn arch(&self) -> &'static Arch {
         self.arch
+    }
+
+    /// The network: the architecture's, for images of this encoder's side.
+    pub fn network(&self) -> Network {
+        self.arch.config.for_images(self.preprocessing.image_size)
     }
 
     /// How images are prepared.

@@ -45,6 +45,23 @@ pub enum Error {
         /// Side of the image.
         side: usize,
     },
+    /// An image is too small: the network's poolings leave nothing of it.
+    #[error("images must have at least {least} pixels a side for this network, got {side}")]
+    SmallImage {
+        /// The least side, in pixels.
+        least: usize,
+        /// Side of the image.
+        side: usize,
+    },
+    /// What is trained by the last map alone would leave tensors untrained.
+    #[error(
+        "the fully connected layers of a plain convolutional network have no part in its last map and would stay untrained; take a \
+         residual network or a vision transformer"
+    )]
+    NotInMap,
+    /// A plain convolutional network does not train in it.
+    #[error("plain convolutional networks train in F32, not in {0:?}")]
+    ConvNetDType(candle_core::DType),
     /// A vision transformer does not train in it.
     #[error("vision transformers train in F32, not in {0:?}")]
     VitDType(candle_core::DType),
@@ -118,6 +135,50 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// There is no encoder where one should be.
+    #[error("no encoder at `{what}`: {why}")]
+    NoEncoder {
+        /// What came.
+        what: String,
+        /// What is there instead.
+        why: String,
+    },
+    /// A library cannot load such an encoder.
+    #[error("{arch} cannot be published for {library}: {why}")]
+    Publish {
+        /// The architecture.
+        arch: String,
+        /// The library.
+        library: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// What should name a model on the hub does not.
+    #[error("`{text}` is not hf:OWNER/NAME[@REVISION][:FILE]: {problem}")]
+    HubSpec {
+        /// What came.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The hub does not give a model or a file.
+    #[error("{what}: {problem}")]
+    Hub {
+        /// The model or file.
+        what: String,
+        /// Why.
+        problem: String,
+    },
+    /// Bytes that came from the hub are not those that it announced.
+    #[error("{file}: its hash is {got}, the hub says {expected}; it was not kept")]
+    HubHash {
+        /// The file.
+        file: String,
+        /// The hash that the hub says.
+        expected: String,
+        /// The hash of what came.
+        got: String,
     },
     /// A kernel refused its input.
     #[error(transparent)]

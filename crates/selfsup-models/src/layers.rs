@@ -4,7 +4,7 @@
 
 use crate::{Result, init::Init, params::ParamBuilder};
 use candle_core::{Tensor, Var};
-use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig, Epilogue, LayerStatistics};
+use selfsup_kernels::{Activation, BatchNormConfig, Conv2dConfig, Epilogue, FixedConv2d, LayerStatistics};
 
 /// Whether batch normalisation takes its statistics from the batch (and moves the running ones), or uses the
 /// running ones and changes nothing; and whether there will be a backward pass.
@@ -17,17 +17,22 @@ pub enum Mode {
     TrainNoGrad,
     /// Running statistics; the model is not changed by a forward pass.
     Eval,
+    /// The same without gradients, and without the memory for them.
+    EvalNoGrad,
 }
 
 impl Mode {
     /// Whether the statistics are the batch's.
     pub fn is_training(self) -> bool {
-        self != Mode::Eval
+        matches!(self, Mode::Train | Mode::TrainNoGrad)
     }
 
     /// The weight as this mode sees it.
     pub(crate) fn tensor(self, var: &Var) -> Tensor {
-        if self == Mode::TrainNoGrad { var.as_detached_tensor() } else { var.as_tensor().clone() }
+        match self {
+            Mode::Train | Mode::Eval => var.as_tensor().clone(),
+            Mode::TrainNoGrad | Mode::EvalNoGrad => var.as_detached_tensor(),
+        }
     }
 }
 
@@ -38,6 +43,8 @@ pub struct ConvNorm {
     weight: Var,
     config: Conv2dConfig,
     norm: BatchNorm,
+    /// Evaluation's convolution, once it is fixed.
+    fixed: Option<FixedConv2d>,
 }
 
 impl ConvNorm {
@@ -53,7 +60,7 @@ impl ConvNorm {
         let config = Conv2dConfig { stride, padding: kernel / 2, ..Conv2dConfig::default() };
         let init = Init::KaimingNormal { fan_out: k * kernel * kernel };
         let weight = conv.conv_weight("weight", [kernel, kernel, c, k], init)?;
-        Ok(Self { weight, config, norm: BatchNorm::new(k, norm)? })
+        Ok(Self { weight, config, norm: BatchNorm::new(k, norm)?, fixed: None })
     }
 
     /// What [`selfsup_kernels::residual_blocks_train`] takes, of a [`ConvNorm::params`].
@@ -68,14 +75,32 @@ impl ConvNorm {
 
     /// Applies convolution and normalisation by the running statistics, then the residual and ReLU: one convolution,
     /// as x̂·γ + β is a factor of the weight and a bias.
-    pub fn forward_eval(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Result<Tensor> {
-        let BatchNorm { weight: gamma, bias: beta, running_mean, running_var } = &self.norm;
-        let std = (running_var.as_detached_tensor() + BATCH_NORM_EPS)?.sqrt()?;
-        let scale = (gamma.as_tensor() / std)?;
-        let weight = self.weight.broadcast_mul(&scale)?;
-        let bias = (beta.as_tensor() - (running_mean.as_detached_tensor() * scale)?)?;
+    pub fn forward_eval(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        relu: bool,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        if let Some(fixed) = &self.fixed {
+            return Ok(fixed.forward(x, residual, relu)?);
+        }
+        let (weight, bias) = self.folded(mode)?;
         let epilogue = Epilogue { bias: Some(&bias), residual, relu };
         Ok(selfsup_kernels::conv2d_with(x, &weight, epilogue, self.config)?)
+    }
+
+    /// The convolution's weight and bias that are both.
+    fn folded(&self, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let [factor, bias] = self.norm.affine(mode)?;
+        Ok((mode.tensor(&self.weight).broadcast_mul(&factor)?, bias))
+    }
+
+    /// From now on evaluation does not fold again, and does not follow the tensors any more.
+    pub(crate) fn fix(&mut self) -> Result<()> {
+        let (weight, bias) = self.folded(Mode::EvalNoGrad)?;
+        self.fixed = Some(FixedConv2d::new(&weight, &bias, self.config)?);
+        Ok(())
     }
 
     /// Moves the running statistics as [`BatchNorm::forward`] does.
@@ -113,15 +138,40 @@ impl BatchNorm {
     /// Normalises `[.., c]`. In [`Mode::Train`] the running mean moves a tenth of the way to the batch's, and
     /// the running variance to the batch's unbiased one, as PyTorch does.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, mode: Mode) -> Result<Tensor> {
-        let config = BatchNormConfig { eps: BATCH_NORM_EPS, relu, ..Default::default() };
+        self.normalize(x, residual, BatchNormConfig { relu, ..BatchNormConfig::default() }, mode)
+    }
+
+    /// The same with ReLU, of a batch in `groups` equal parts one after the other, each of which training normalises by its own
+    /// statistics ([`BatchNormConfig::groups`]).
+    pub(crate) fn forward_in_groups(&self, x: &Tensor, mode: Mode, groups: usize) -> Result<Tensor> {
+        self.normalize(x, None, BatchNormConfig { relu: true, groups, ..BatchNormConfig::default() }, mode)
+    }
+
+    fn normalize(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        config: BatchNormConfig,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let config = BatchNormConfig { eps: BATCH_NORM_EPS, ..config };
         let (weight, bias) = (&mode.tensor(&self.weight), &mode.tensor(&self.bias));
-        if mode == Mode::Eval {
+        if !mode.is_training() {
             let (mean, var) = (self.running_mean.as_tensor(), self.running_var.as_tensor());
             return Ok(selfsup_kernels::batch_norm_eval(x, weight, bias, mean, var, residual, config)?);
         }
         let out = selfsup_kernels::batch_norm_train(x, weight, bias, residual, config)?;
-        self.update(&out.mean, &out.var, x.elem_count() / x.dim(candle_core::D::Minus1)?)?;
+        let count = x.elem_count() / x.dim(candle_core::D::Minus1)? / config.groups;
+        self.update(&out.mean, &out.var, count)?;
         Ok(out.y)
+    }
+
+    /// Evaluation's x̂·γ + β as factor·x + shift: `[c]` each.
+    pub(crate) fn affine(&self, mode: Mode) -> Result<[Tensor; 2]> {
+        let std = (self.running_var.as_detached_tensor() + BATCH_NORM_EPS)?.sqrt()?;
+        let factor = (mode.tensor(&self.weight) / std)?;
+        let shift = (mode.tensor(&self.bias) - (self.running_mean.as_detached_tensor() * &factor)?)?;
+        Ok([factor, shift])
     }
 
     /// Moves the running statistics towards those of a batch with `count` values a channel.

@@ -21,40 +21,52 @@
 //! |---|---|
 //! | [`arch`](fn@arch) | the architectures by name |
 //! | [`Encoder`] | a backbone with weights and input preparation, to and from a file |
-//! | [`resnet`], [`vit`] | residual networks, vision transformers |
+//! | [`resnet`], [`vit`], [`convnet`] | residual networks, vision transformers, AlexNet and VGG |
 //! | [`Projector`], [`Decoder`] | the heads that training adds and probing drops |
 //! | [`params`] | named tensors and seeded first values |
-//! | [`load_file`], [`names`] | encoders from the weight files of others, by the names that they give their tensors |
+//! | [`fn@load`], [`load_file`], [`names`] | encoders from the weight files of others, by the names that they give their tensors |
+//! | [`Classifier`] | the layer behind the features that such a file ends with |
 //! | [`convert`](fn@convert) | from one convention's names to another's |
-//! | [`weights`] | safetensors files, and what `torch.save` writes |
+//! | [`hub`] | from the Hugging Face hub (feature `hub`, which is on) |
+//! | [`publish`] | encoders as timm and transformers load them |
+//! | [`weights`] | safetensors files, what `torch.save` writes, and Keras models as TensorFlow.js ships them |
 
 #![deny(unsafe_code)]
 
+mod adaptive_pool;
 mod arch;
 mod backbone;
+mod classifier;
 mod convert;
+pub mod convnet;
 mod decoder;
 mod encoder;
 mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod init;
+mod keras;
 mod layers;
 mod load;
 pub mod names;
 pub mod params;
 mod positions;
 mod projector;
+pub mod publish;
+mod published;
 pub mod resnet;
 pub mod vit;
 pub mod weights;
 
 pub use arch::{ARCHS, Arch, arch, nearest};
 pub use backbone::{Backbone, Layer, Network};
-pub use convert::convert;
+pub use classifier::Classifier;
+pub use convert::{convert, convert_file};
 pub use decoder::{Decoder, halving_widths};
 pub use encoder::{Colors, Encoder, Preprocessing};
 pub use error::{Error, Result};
 pub use init::Init;
 pub use layers::{BatchNorm, Conv, ConvNorm, ConvTranspose, LayerNorm, Linear, Mode};
-pub use load::{LoadOptions, Loaded, load_file};
+pub use load::{LoadOptions, Loaded, load, load_file, locate};
 pub use positions::resample as resample_positions;
 pub use projector::{HeadNorm, Projector, ProjectorConfig};

@@ -1,34 +1,43 @@
 //! Encoders from weight files, whoever wrote them.
 //!
 //! A file that this library wrote says its architecture and how images are prepared. Of another the names say the convention
-//! ([`crate::names`]), the tensors' shapes the architecture, and images are prepared as ImageNet's usually are.
+//! ([`crate::names`]), the tensors' shapes the architecture, and the configuration beside it how images are prepared: where there is none,
+//! as ImageNet's usually are, and Keras's as its own are ([`crate::keras`]).
 
 use crate::arch::{ARCHS, Arch, arch};
 use crate::backbone::{Backbone, Network};
+use crate::classifier::Classifier;
 use crate::convert::backbone;
 use crate::encoder::{Colors, Encoder, Preprocessing};
-use crate::names::Account;
+use crate::keras;
+use crate::names::{Account, Framework};
 use crate::params::ParamBuilder;
 use crate::positions;
+use crate::published;
+use crate::resnet::Block;
 use crate::weights::{self, WeightFile};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mean and standard deviation of ImageNet's channels, by which nearly all published weights expect images to be normalised.
-const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+pub(crate) const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// What a file does not say, or says wrongly.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadOptions {
     /// The architecture's name; otherwise the file's metadata or its tensors say it.
     pub arch: Option<String>,
     /// The convention's name; otherwise the tensors' names say it.
     pub names: Option<String>,
-    /// How images are prepared; otherwise as the file says or, of another's, at the architecture's usual size with ImageNet's mean and
-    /// deviation.
-    pub preprocessing: Option<Preprocessing>,
+    /// Side of the input, in pixels; otherwise as the file says or, of another's, `preprocessor_config.json` or timm's `config.json` beside
+    /// it, or else the architecture's usual one.
+    pub image_size: Option<usize>,
+    /// Mean of each channel, in 0…1; otherwise as said there, or else ImageNet's or, by Keras's names, that of Keras's "caffe mode".
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of each channel, in 0…1; otherwise likewise.
+    pub std: Option<[f32; 3]>,
 }
 
 /// An encoder, and what became of its file's tensors.
@@ -36,10 +45,21 @@ pub struct LoadOptions {
 pub struct Loaded {
     /// The encoder.
     pub encoder: Encoder,
+    /// The file's own classifier of the encoder's features, if it has one of their width: a linear layer by the convention's name for it.
+    /// Whether what it tells apart are classes, a file does not say.
+    pub head: Option<Classifier>,
     /// Of each tensor of the file, whether it was used or dropped.
     pub account: Account,
     /// The file's metadata.
     pub metadata: BTreeMap<String, String>,
+    /// What else the configuration beside the file says of how images are prepared, and is not followed: a crop of what was resized,
+    /// other proportions, another interpolation than the bilinear one.
+    pub not_followed: Vec<String>,
+    /// Who says how images are prepared: the file, the configuration beside it, or Keras by the names; `None` where nobody does.
+    pub prepared_by: Option<String>,
+    /// Why the hub was not asked and the cache served, and what that may lack, if [`load`] had to do without the hub
+    /// (`hub::Fetched::notice`).
+    pub notice: Option<String>,
 }
 
 impl Loaded {
@@ -49,45 +69,147 @@ impl Loaded {
     }
 }
 
-fn says_itself(metadata: &BTreeMap<String, String>) -> bool {
+pub(crate) fn says_itself(metadata: &BTreeMap<String, String>) -> bool {
     // Others write an architecture too, but not how images are prepared.
     metadata.contains_key("arch") && metadata.contains_key("image_size")
 }
 
+/// Reads an encoder: a run folder, a folder as `save_pretrained` writes it, a weight file, or `hf:OWNER/NAME[@REVISION][:FILE]`, which is
+/// fetched as the environment says ([`crate::hub::Hub::from_env`]).
+///
+/// ```no_run
+/// # use candle_core::{Device, Tensor};
+/// # use selfsup_models::Mode;
+/// # fn main() -> selfsup_models::Result<()> {
+/// let encoder = selfsup_models::load("hf:timm/resnet18.a1_in1k")?.encoder;
+/// let side = encoder.preprocessing().image_size;
+/// let images = Tensor::zeros((1, side, side, 3), candle_core::DType::U8, &Device::Cpu)?;
+/// println!("{:?}", encoder.forward(&images, Mode::Eval)?.dims());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Those of [`locate`] and [`load_file`].
+pub fn load(what: &str) -> Result<Loaded> {
+    let (path, notice) = located(what)?;
+    Ok(Loaded { notice, ..load_file(&path, &LoadOptions::default(), &Device::Cpu)? })
+}
+
+/// The weight file that a text means, as [`load`] takes it, on this machine. Whether the hub was asked for it only [`load`] says, and
+/// [`crate::hub::Hub::fetch`].
+///
+/// # Errors
+/// [`Error::NoEncoder`] if there is none; those of [`crate::hub::Hub::fetch`].
+pub fn locate(what: &str) -> Result<PathBuf> {
+    Ok(located(what)?.0)
+}
+
+/// The same with what there is to say of it.
+fn located(what: &str) -> Result<(PathBuf, Option<String>)> {
+    if what.starts_with("hf:") {
+        #[cfg(feature = "hub")]
+        return crate::hub::Hub::from_env()
+            .fetch(&what.parse()?)
+            .map(|fetched| (fetched.path, fetched.notice));
+        #[cfg(not(feature = "hub"))]
+        return Err(Error::NoEncoder {
+            what: what.to_owned(),
+            why: "built without the feature `hub`".into(),
+        });
+    }
+    let path = Path::new(what);
+    if path.is_file() {
+        return Ok((path.to_owned(), None));
+    }
+    let mut inside = FOLDERS.iter().map(|name| path.join(name));
+    inside.find(|path| path.is_file()).map(|path| (path, None)).ok_or_else(|| {
+        let why = if path.is_dir() {
+            format!("the folder has none of {}", FOLDERS.join(", "))
+        } else {
+            "there is nothing".into()
+        };
+        Error::NoEncoder { what: what.to_owned(), why }
+    })
+}
+
+/// Weights in a folder: a run's, those of `save_pretrained`, and those of TensorFlow.js.
+const FOLDERS: &[&str] = &[
+    "encoder.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "model.json",
+];
+
 /// Reads an encoder from a file of any format of [`crate::weights`] and any convention of [`crate::names`].
+///
+/// By the names of Keras's residual networks (convention `keras`) the numbers are adapted, exactly but for rounding, so that the encoder is
+/// an ordinary one: kernels are transposed; biases of convolutions and the normalisations' ε, which the topology says, go into the running
+/// statistics; the first convolution sees RGB; images are prepared in Keras's "caffe mode", as published weights by these names expect;
+/// bottlenecks have their stride where the topology says. A network of these names that was trained on images prepared otherwise is read
+/// wrongly.
 ///
 /// # Errors
 /// Those of [`weights::read`]; names of no known convention; tensors that are left over, missing, of another shape or not finite, each
 /// by name; tensors that fit no architecture, or several.
 pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
     let file = weights::read(path, device)?;
-    let (mut found, account) = backbone(&file, options.names.as_deref())?;
+    let (mut found, mut account) = backbone(&file, options.names.as_deref())?;
     let WeightFile { tensors, metadata } = file;
     for theirs in account.backbone.values() {
         check_finite(path, theirs, &tensors[theirs])?;
     }
+    let is_keras = account.convention.framework == Framework::Keras;
     let own = own(path, &metadata)?;
     let arch = match (&options.arch, &own) {
         (Some(name), _) => arch(name)?,
         (None, Some((arch, _))) => arch,
-        (None, None) => arch_of(path, &found)?,
+        (None, None) => arch_of(&found, is_keras && keras::strides_first(&account, &metadata))
+            .map_err(|problem| Error::Arch { path: path.to_owned(), problem })?,
     };
+    let mut not_followed = Vec::new();
+    let (mut preprocessing, prepared_by) = match own {
+        Some((_, own)) => (own, Some("the file".to_owned())),
+        None => {
+            let said = published::beside(path)?.unwrap_or_default();
+            not_followed = said.not_followed;
+            let side = said.image_size.unwrap_or(arch.image_size);
+            let (usual, usual_by) = match is_keras {
+                true => (keras::preprocessing(side), Some("keras.applications".to_owned())),
+                false => (Preprocessing::rgb(side, IMAGENET.0, IMAGENET.1), None),
+            };
+            let by = if said.by.is_empty() { usual_by } else { Some(said.by) };
+            let (mean, std) = (said.mean.unwrap_or(usual.mean), said.std.unwrap_or(usual.std));
+            (Preprocessing::rgb(side, mean, std), by)
+        }
+    };
+    preprocessing.image_size = options.image_size.unwrap_or(preprocessing.image_size);
+    preprocessing.mean = options.mean.unwrap_or(preprocessing.mean);
+    preprocessing.std = options.std.unwrap_or(preprocessing.std);
+    arch.config.check_side(preprocessing.image_size)?;
     if let (Network::Vit(vit), Some(embedding)) = (&arch.config, found.get_mut("pos_embed"))
         && embedding.rank() == 3
     {
-        *embedding = positions::resample(embedding, vit.image_size / vit.patch)?;
+        *embedding = positions::resample(embedding, preprocessing.image_size / vit.patch)?;
     }
-    let preprocessing = match (&options.preprocessing, own) {
-        (Some(given), _) => given.clone(),
-        (None, Some((_, own))) => own,
-        (None, None) => Preprocessing::rgb(arch.image_size, IMAGENET.0, IMAGENET.1),
-    };
     let encoder = Encoder::blank(arch, preprocessing, device)?;
     let what = format!("{} (names of {})", arch.name, account.convention.name);
     let left = account.left.iter().map(|name| (name.clone(), tensors[name].clone()));
     found.extend(left);
     encoder.params().load_file(&found, &what)?;
-    Ok(Loaded { encoder, account, metadata })
+    let head = match Classifier::of(&account, &tensors, encoder.feature_dim())? {
+        Some((head, names)) => {
+            for name in &names {
+                check_finite(path, name, &tensors[name])?;
+            }
+            account.dropped.retain(|name| !names.contains(name));
+            account.head = names.into();
+            Some(head)
+        }
+        None => None,
+    };
+    Ok(Loaded { encoder, head, account, metadata, not_followed, prepared_by, notice: None })
 }
 
 /// What this library's files say of themselves: the architecture, and how images are prepared.
@@ -133,13 +255,16 @@ fn check_finite(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// The architecture that has the most of the tensors, by name and shape, if one alone has.
-fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<&'static Arch> {
-    let fail = |problem: String| Error::Arch { path: path.to_owned(), problem };
+/// The architecture that has the most of the tensors, by name and shape, if one alone has. Where the stride of a bottleneck is, tensors do
+/// not say: `strides_first` does.
+pub(crate) fn arch_of(
+    tensors: &HashMap<String, Tensor>,
+    strides_first: bool,
+) -> std::result::Result<&'static Arch, String> {
     let mut scores = Vec::new();
-    for arch in ARCHS {
+    for arch in ARCHS.iter().filter(|arch| may_stride(arch, strides_first)) {
         let build = ParamBuilder::shapes();
-        Backbone::new(&arch.config, &build)?;
+        Backbone::new(&arch.config, &build).map_err(|e| e.to_string())?;
         scores.push((fitting(&build.file_shapes(), tensors), arch));
     }
     let most = scores.iter().map(|(score, _)| *score).max().unwrap_or_default();
@@ -147,11 +272,23 @@ fn arch_of(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<&'static Ar
         scores.into_iter().filter(|(score, _)| *score == most).map(|(_, arch)| arch).collect();
     match best[..] {
         [arch] => Ok(arch),
-        _ if most == 0 => Err(fail("its tensors have the shapes of no architecture here".into())),
+        _ if most == 0 => Err("its tensors have the shapes of no architecture here".into()),
         _ => {
             let names: Vec<&str> = best.iter().map(|arch| arch.name).collect();
-            Err(fail(format!("its tensors are those of {}; say which by --arch", names.join(" and of "))))
+            Err(format!("its tensors are those of {}; say which by --arch", names.join(" and of ")))
         }
+    }
+}
+
+/// Whether an architecture's bottlenecks, if it has any, have their stride in the first convolution, or not.
+fn may_stride(arch: &Arch, first: bool) -> bool {
+    match arch.config {
+        Network::ResNet(config) => match config.block {
+            Block::Basic => true,
+            Block::BottleneckV1 => first,
+            Block::Bottleneck | Block::WideBottleneck => !first,
+        },
+        Network::ConvNet(_) | Network::Vit(_) => true,
     }
 }
 

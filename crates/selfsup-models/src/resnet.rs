@@ -1,7 +1,7 @@
 //! Residual networks (He et al. 2016), NHWC, with torchvision's tensor names.
 //!
-//! Bottlenecks carry their stride in the 3×3 convolution, as torchvision's do ("ResNet v1.5"); the paper's
-//! first version has it in the first 1×1. The classifier `fc` is not part of an encoder.
+//! Bottlenecks carry their stride in the 3×3 convolution, as torchvision's do ("ResNet v1.5"), or in the first 1×1, as the paper's
+//! first version, Caffe's and Keras's do ([`Block::BottleneckV1`]). The classifier `fc` is not part of an encoder.
 
 use crate::layers::{BATCH_NORM_EPS, ConvNorm, Mode};
 use crate::{Result, params::ParamBuilder};
@@ -28,7 +28,10 @@ pub enum Block {
     Basic,
     /// 1×1, 3×3, 1×1, the last four times as wide. Where the image is halved, the 3×3 does it.
     Bottleneck,
-    /// The same with inner convolutions twice as wide (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+    /// The same, but where the image is halved, the first 1×1 does it, which so drops three of four pixels: He et al. 2016 as published, with
+    /// the same tensors.
+    BottleneckV1,
+    /// [`Block::Bottleneck`] with inner convolutions twice as wide (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
     WideBottleneck,
 }
 
@@ -37,7 +40,7 @@ impl Block {
     pub const fn expansion(self) -> usize {
         match self {
             Block::Basic => 1,
-            Block::Bottleneck | Block::WideBottleneck => 4,
+            Block::Bottleneck | Block::BottleneckV1 | Block::WideBottleneck => 4,
         }
     }
 
@@ -163,11 +166,24 @@ impl ResNet {
         Ok(maps)
     }
 
+    /// Fixes every layer's evaluation.
+    pub(crate) fn fix(&mut self) -> Result<()> {
+        for block in &mut self.blocks {
+            block.layers.iter_mut().try_for_each(ConvNorm::fix)?;
+            if let Shortcut::Projection(layer) = &mut block.shortcut {
+                layer.fix()?;
+            }
+        }
+        Ok(())
+    }
+
     fn run(&self, x: &Tensor, blocks: Range<usize>, mode: Mode, groups: usize) -> Result<Tensor> {
         let blocks = &self.blocks[blocks];
         match mode {
             Mode::Train | Mode::TrainNoGrad => train(x, blocks, mode, groups),
-            Mode::Eval => blocks.iter().try_fold(x.clone(), |x, block| block.forward_eval(&x)),
+            Mode::Eval | Mode::EvalNoGrad => {
+                blocks.iter().try_fold(x.clone(), |x, block| block.forward_eval(&x, mode))
+            }
         }
     }
 }
@@ -215,6 +231,7 @@ impl Residual {
             Block::Bottleneck | Block::WideBottleneck => {
                 &[(c, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
             }
+            Block::BottleneckV1 => &[(c, inner, 1, stride), (inner, inner, 3, 1), (inner, out, 1, 1)],
         };
         let mut layers = Vec::with_capacity(plan.len());
         for (i, &(c, k, kernel, stride)) in plan.iter().enumerate() {
@@ -252,16 +269,16 @@ impl Residual {
         }
     }
 
-    fn forward_eval(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_eval(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let shortcut = match &self.shortcut {
             Shortcut::Nothing => None,
             Shortcut::Identity => Some(x.clone()),
-            Shortcut::Projection(layer) => Some(layer.forward_eval(x, None, false)?),
+            Shortcut::Projection(layer) => Some(layer.forward_eval(x, None, false, mode)?),
         };
         let mut y = x.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let residual = shortcut.as_ref().filter(|_| i + 1 == self.layers.len());
-            y = layer.forward_eval(&y, residual, true)?;
+            y = layer.forward_eval(&y, residual, true, mode)?;
         }
         Ok(y)
     }

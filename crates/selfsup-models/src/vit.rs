@@ -14,11 +14,11 @@ use candle_core::{D, Tensor, Var};
 use selfsup_kernels::{Activation, Conv2dConfig, Epilogue, Gelu, conv2d_with, resize_bilinear, softmax};
 
 /// ε of the layer normalisations: timm's.
-const EPS: f64 = 1e-6;
+pub(crate) const EPS: f64 = 1e-6;
 /// Standard deviation of the first weights, as in DeiT, DINO and timm (whose truncation at 2 no draw reaches).
 const STD: f64 = 0.02;
 /// Width of the hidden layer over d.
-const MLP_RATIO: usize = 4;
+pub(crate) const MLP_RATIO: usize = 4;
 
 /// The shape of a vision transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

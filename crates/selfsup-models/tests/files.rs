@@ -175,3 +175,23 @@ fn the_bytes_are_those_of_the_safetensors_crate_with_the_metadata_in_front() {
         [2.0, 5.0]
     );
 }
+
+#[test]
+fn a_fingerprint_tells_one_number_from_another() {
+    let encoder = untrained(0);
+    let print = || encoder.params().fingerprint().unwrap();
+    let before = print();
+    assert_eq!(before, untrained(0).params().fingerprint().unwrap());
+    assert_ne!(before, untrained(1).params().fingerprint().unwrap());
+    for t in encoder.params().iter() {
+        let values = t.var.as_tensor().flatten_all().unwrap();
+        let mut changed = values.to_vec1::<f32>().unwrap();
+        let last = changed.len() - 1;
+        changed[last] = f32::from_bits(changed[last].to_bits() ^ 1);
+        let old = t.var.as_tensor().copy().unwrap();
+        t.var.set(&Tensor::from_vec(changed, t.var.dims(), t.var.device()).unwrap()).unwrap();
+        assert_ne!(print(), before, "{}", t.name);
+        t.var.set(&old).unwrap();
+        assert_eq!(print(), before, "{}", t.name);
+    }
+}

@@ -26,6 +26,7 @@ fn each_layer_has_the_sides_and_channels_that_it_says() {
         ("resnet10-mini", vec![32, 28, 9]),
         ("resnet18-cifar", vec![12]),
         ("resnet50", vec![64, 65]),
+        ("resnet50-v1", vec![64, 65, 47]),
         ("vit-mini-cifar", vec![32, 16]),
     ] {
         for side in sides {
@@ -158,4 +159,26 @@ fn a_decoder_doubles_as_often_as_it_has_widths() {
     assert_eq!(shape("decoder.2.weight"), [5, 4, 3, 3]);
     assert_eq!(halving_widths(64, 16, 4), [64, 32, 16, 16]);
     assert!(Decoder::new(6, &[0], 5, &ParamBuilder::new(0, &Device::Cpu)).is_err());
+}
+
+#[test]
+fn a_frozen_encoder_has_the_same_features_and_does_not_follow() {
+    for name in ["resnet10-mini", "resnet50-cifar", "alexnet_bn", "vit-mini-cifar"] {
+        let side = if name == "alexnet_bn" { 64 } else { 32 };
+        let encoder = encoder(name, side);
+        let images = images(2, side);
+        // Running statistics that are not those of the beginning.
+        encoder.forward(&images, Mode::Train).unwrap();
+        let frozen = encoder.frozen().unwrap();
+        let features = |encoder: &Encoder| values(&encoder.forward(&images, Mode::Eval).unwrap());
+        let before = features(&encoder);
+        assert_eq!(features(&frozen), before, "{name}");
+        if name.starts_with("resnet") {
+            for tensor in encoder.params().trainable().filter(|t| t.name.ends_with("conv1.weight")) {
+                tensor.var.set(&(tensor.var.as_tensor() * -2.0).unwrap()).unwrap();
+            }
+            assert_ne!(features(&encoder), before, "{name}");
+            assert_eq!(features(&frozen), before, "{name}");
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! Files of others: each convention's names there and back, what is recognised, and that nothing loads by half.
 
 use candle_core::{DType, Device, Tensor};
-use selfsup_models::names::{CONVENTIONS, Convention, recognise};
+use selfsup_models::names::{CONVENTIONS, Convention, Framework, recognise};
+use selfsup_models::params::ParamBuilder;
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{Encoder, Error, LoadOptions, Preprocessing, arch, convert, load_file};
+use selfsup_models::{
+    Backbone, Encoder, Error, LoadOptions, Preprocessing, arch, convert, convert_file, load_file,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -52,6 +55,13 @@ fn of(convention: &Convention, prefix: &str, ours: &HashMap<String, Tensor>) -> 
     theirs
 }
 
+/// The names of a network's tensors, here and in files of ours.
+fn backbone_names(name: &str) -> Vec<String> {
+    let build = ParamBuilder::zeros(&Device::Cpu);
+    Backbone::new(&arch(name).unwrap().config, &build).unwrap();
+    build.finish().iter().map(|t| t.name.clone()).collect()
+}
+
 fn write(folder: &tempfile::TempDir, tensors: HashMap<String, Tensor>) -> PathBuf {
     let path = folder.path().join("weights.safetensors");
     weights::write(&path, &WeightFile { tensors, metadata: BTreeMap::new() }).unwrap();
@@ -61,16 +71,20 @@ fn write(folder: &tempfile::TempDir, tensors: HashMap<String, Tensor>) -> PathBu
 #[test]
 fn every_convention_is_recognised_and_loads_whole() {
     let folder = tempfile::tempdir().unwrap();
-    for convention in CONVENTIONS {
+    // Keras's numbers are other ones: tests/keras.rs.
+    for convention in CONVENTIONS.iter().filter(|c| c.framework == Framework::PyTorch) {
         let archs: &[&str] = match convention.name {
             "hf-vit" | "hf-vit-5" | "dino" | "timm" | "moco-v3" => &["vit-mini-cifar"],
+            "deepcluster" => &["alexnet_2012_bn"],
+            "rotnet" => &["alexnet_bn"],
             _ => &["resnet10-narrow-cifar", "resnet50-cifar"],
         };
         for name in archs {
             let original = encoder(name);
             let (ours, hash) = (tensors(&original), original.params().sha256().unwrap());
-            // The larger network says nothing new of prefixes.
-            let prefixes = if *name == "resnet50-cifar" { 1 } else { convention.prefixes.len() };
+            // The larger networks say nothing new of prefixes.
+            let large = *name == "resnet50-cifar" || name.starts_with("alexnet");
+            let prefixes = if large { 1 } else { convention.prefixes.len() };
             for prefix in &convention.prefixes[..prefixes] {
                 let what = format!("{} {name} `{prefix}`", convention.name);
                 let file = of(convention, prefix, &ours);
@@ -205,15 +219,28 @@ fn conversions_go_there_and_back_bit_by_bit() {
         let of = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         file.tensors.iter().map(|(n, t)| (n.clone(), (t.dims().to_vec(), t.dtype(), of(t)))).collect()
     };
-    for (name, dtype) in [("resnet10-narrow-cifar", DType::F32), ("vit-mini-cifar", DType::F16)] {
-        let tensors = tensors(&encoder(name)).into_iter();
-        let tensors = tensors.map(|(name, t)| (name, t.to_dtype(dtype).unwrap())).collect();
+    for (name, dtype) in
+        [("resnet10-narrow-cifar", DType::F32), ("vit-mini-cifar", DType::F16), ("alexnet_bn", DType::F32)]
+    {
+        let plain = name.starts_with("alexnet");
+        // Of a large network the names, which are all that matters here, with a number each.
+        let number = |(i, name): (usize, String)| (name, Tensor::new(&[i as f32], &Device::Cpu).unwrap());
+        let tensors = match plain {
+            true => backbone_names(name).into_iter().enumerate().map(number).collect(),
+            false => tensors(&encoder(name)),
+        };
+        let tensors = tensors.into_iter().map(|(name, t)| (name, t.to_dtype(dtype).unwrap())).collect();
         let metadata = BTreeMap::from([("arch".to_owned(), name.to_owned())]);
         let ours = WeightFile { tensors, metadata };
-        for convention in CONVENTIONS {
+        for convention in CONVENTIONS.iter().filter(|c| c.framework == Framework::PyTorch) {
             let there = convert(&ours, None, convention);
-            let of_vits = convention.name.starts_with("hf-vit");
-            if of_vits != name.starts_with("vit") && !convention.same {
+            let takes = match convention.name {
+                "torchvision" => !name.starts_with("vit"),
+                "deepcluster" | "rotnet" => plain,
+                of if of.starts_with("hf-vit") => name.starts_with("vit"),
+                _ => convention.same || name.starts_with("resnet"),
+            };
+            if !takes {
                 let error = there.unwrap_err().to_string();
                 assert!(error.contains("there is none for"), "{}: {error}", convention.name);
                 continue;
@@ -234,30 +261,123 @@ fn conversions_go_there_and_back_bit_by_bit() {
     }
 }
 
-/// The libraries' own names, of which the golden file comes from `golden/make_names.py`: each is recognised and loads whole.
+/// Converted, a file no longer lies beside the configuration that says how images are prepared.
+#[test]
+fn a_configuration_goes_with_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, tensors(&encoder("resnet18")));
+    let moco = Convention::named("moco").unwrap();
+    let (nobody, _) = convert_file(&path, None, moco).unwrap();
+    assert!(nobody.metadata.is_empty());
+
+    let json = r#"{"size": 96, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
+    std::fs::write(folder.path().join("preprocessor_config.json"), json).unwrap();
+    let original = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap().encoder;
+    let (converted, _) = convert_file(&path, None, moco).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("weights.safetensors");
+    weights::write(&path, &converted).unwrap();
+    let loaded = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap().encoder;
+    assert_eq!(loaded.preprocessing(), original.preprocessing());
+    assert_eq!(loaded.preprocessing().image_size, 96);
+    assert_eq!(loaded.params().sha256().unwrap(), original.params().sha256().unwrap());
+}
+
+/// Names and shapes as the libraries have them, from `golden/make_names.py`.
+fn golden() -> BTreeMap<String, BTreeMap<String, Vec<usize>>> {
+    serde_json::from_str(include_str!("golden/names.json")).unwrap()
+}
+
+/// Zeros, of large networks in bytes: what a file's numbers are in says nothing of its names.
+fn zeros(shapes: &BTreeMap<String, Vec<usize>>) -> HashMap<String, Tensor> {
+    const LARGE: usize = 40_000_000;
+    let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
+    let dtype = if count > LARGE { DType::U8 } else { DType::F32 };
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+    shapes.iter().map(|(name, shape)| (name.clone(), zeros(shape))).collect()
+}
+
+/// Each is recognised and loads whole.
 #[test]
 fn the_libraries_own_names_are_read() {
-    let golden: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
-        serde_json::from_str(include_str!("golden/names.json")).unwrap();
-    assert_eq!(golden.len(), 12);
+    let golden = golden();
+    assert_eq!(golden.len(), 17);
     let folder = tempfile::tempdir().unwrap();
     for (key, shapes) in golden {
         let mut words = key.split(' ');
         let (convention, network) = (words.next().unwrap(), words.next().unwrap());
-        let zeros = |shape: &Vec<usize>| Tensor::zeros(&shape[..], DType::F32, &Device::Cpu).unwrap();
-        let file = shapes.iter().map(|(name, shape)| (name.clone(), zeros(shape))).collect();
-        let loaded = load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu)
+        let loaded = load_file(&write(&folder, zeros(&shapes)), &LoadOptions::default(), &Device::Cpu)
             .unwrap_or_else(|e| panic!("{key}: {e}"));
         assert_eq!(loaded.encoder.arch().name, network, "{key}");
         let said = loaded.account.convention.name;
         assert!(said == convention || (said, convention) == ("torchvision", "timm"), "{key}: {said}");
         // What is dropped are heads and counters.
         for name in &loaded.account.dropped {
-            let head = ["fc.", "head.", "classifier.", "projection_head.", "pooler."];
+            let head = ["fc.", "head.", "classifier.", "projection_head.", "pooler.", "top_layer.", "sobel."];
+            let head = [&head[..], &["_feature_blocks.9."]].concat();
             assert!(
                 name.ends_with("num_batches_tracked") || head.iter().any(|h| name.contains(h)),
                 "{key}: {name}"
             );
         }
     }
+}
+
+/// Fully connected layers and a head are called alike: the former are used wherever they stand, the latter is dropped and may be absent.
+#[test]
+fn plain_networks_keep_their_fully_connected_layers_and_no_others_do() {
+    let golden = golden();
+    let theirs: Vec<&str> = golden["torchvision vgg16_bn"].keys().map(String::as_str).collect();
+    let deepcluster = |name: &str| name.replacen("features.", "features.module.", 1);
+    for (prefix, parallel, convention) in [
+        ("", false, "torchvision"),
+        ("state_dict.", false, "torchvision"),
+        ("module.", false, "swav"),
+        ("state_dict.module.", false, "swav"),
+        ("state_dict.backbone.", false, "solo-learn"),
+        ("module.encoder_q.", false, "moco"),
+        ("state_dict.", true, "deepcluster"),
+    ] {
+        for head in [true, false] {
+            let names: Vec<String> = theirs
+                .iter()
+                .filter(|name| head || !name.starts_with("classifier.6."))
+                .map(|name| format!("{prefix}{}", if parallel { deepcluster(name) } else { (*name).into() }))
+                .collect();
+            let account = recognise(names.iter().map(String::as_str)).unwrap();
+            assert_eq!(account.convention.name, convention, "{prefix}");
+            assert_eq!(account.left, [""; 0], "{prefix}");
+            assert_eq!(account.backbone.len(), 82, "{prefix}");
+            assert_eq!(account.backbone["classifier.3.weight"], format!("{prefix}classifier.3.weight"));
+            let heads = account.dropped.iter().filter(|name| !name.ends_with("num_batches_tracked")).count();
+            assert_eq!(heads, if head { 2 } else { 0 }, "{prefix}");
+        }
+    }
+    // DeepCluster's without DataParallel, by its head.
+    let names = theirs.iter().map(|name| name.replace("classifier.6.", "top_layer."));
+    let names: Vec<String> = names.map(|name| format!("state_dict.{name}")).collect();
+    let account = recognise(names.iter().map(String::as_str)).unwrap();
+    assert_eq!((account.convention.name, account.left.len(), account.backbone.len()), ("deepcluster", 0, 82));
+    // A residual network's head stays one, whatever its number.
+    let names = backbone_names("resnet18");
+    let heads = ["classifier.0.weight", "classifier.1.weight", "classifier.4.bias"];
+    let account = recognise(names.iter().map(String::as_str).chain(heads)).unwrap();
+    assert_eq!((account.convention.name, account.backbone.len()), ("torchvision", names.len()));
+    assert_eq!((account.dropped, account.left.len()), (heads.map(str::to_owned).to_vec(), 0));
+}
+
+#[test]
+fn a_plain_network_does_not_load_by_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = zeros(&golden()["torchvision alexnet"]);
+    let fc7 = file.remove("classifier.4.weight").unwrap();
+    let error = |file: HashMap<String, Tensor>| {
+        load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu).unwrap_err().to_string()
+    };
+    let text = error(file.clone());
+    assert!(text.contains("fit alexnet ") && text.contains("`classifier.4.weight` is missing"), "{text}");
+    file.insert("classifier.4.weight".into(), fc7);
+    file.insert("features.30.weight".into(), file["features.0.weight"].clone());
+    let text = error(file);
+    assert!(text.contains("`features.30.weight` is left over"), "{text}");
 }

@@ -22,7 +22,7 @@ fn every_stage_is_torchvisions() {
         .map(|v| (128.0 + 128.0 * v).floor() as u8)
         .collect();
     let images = Tensor::from_vec(pixels, (BATCH, IMAGE, IMAGE, 3), &Device::Cpu).unwrap();
-    assert_eq!(golden.len(), 7);
+    assert_eq!(golden.len(), 8);
     for (name, entry) in golden {
         let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_value(entry["shapes"].clone()).unwrap();
         let tensors: HashMap<String, Tensor> =

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 
 const IMAGE: usize = 40;
 const BATCH: usize = 3;
-const ARCHS: [&str; 5] = ["resnet18", "resnet34", "resnet50", "resnet18-cifar", "resnet50-cifar"];
+const ARCHS: [&str; 6] =
+    ["resnet18", "resnet34", "resnet50", "resnet50-v1", "resnet18-cifar", "resnet50-cifar"];
 
 fn golden() -> HashMap<String, Value> {
     serde_json::from_str(include_str!("golden/torchvision.json")).unwrap()

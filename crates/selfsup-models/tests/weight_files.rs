@@ -1,40 +1,13 @@
 //! Weight files of others: PyTorch's two formats, shards, and files that lie. The golden files come from `golden/make_pytorch.py`.
 
+#[path = "common/memory.rs"]
+mod memory;
+
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::weights::{self, WeightFile};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// Counts what is in use.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// One measurement at a time: the counts are the process's.
-static ALONE: Mutex<()> = Mutex::new(());
-
-// SAFETY: every call goes on to the system's allocator with the same arguments.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Far more than any of the files here needs, far less than what they claim.
 const MOST_BYTES: usize = 128 << 20;
@@ -43,11 +16,7 @@ const MOST_BYTES: usize = 128 << 20;
 fn read(bytes: &[u8]) -> Result<WeightFile, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
-    let before = IN_USE.load(Ordering::Relaxed);
-    let read = weights::read(file.path(), &Device::Cpu);
-    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let (read, peak) = memory::peak(|| weights::read(file.path(), &Device::Cpu));
     assert!(peak < MOST_BYTES, "{peak} bytes for a file of {}", bytes.len());
     read.map_err(|e| e.to_string())
 }
@@ -108,7 +77,9 @@ fn what_is_no_weight_file_is_refused_by_name() {
         fails(&golden(&format!("module-{form}.pth")), "`torch.nn.modules.linear.Linear`");
         fails(&golden(&format!("empty-{form}.pth")), "no tensor");
     }
-    for bytes in [&b""[..], b"P", b"not a weight file", &[0; 40], &[0x80, 2]] {
+    fails(b"", "empty");
+    fails(&golden("checkpoint-zip.pth")[..900], "cut off, or damaged");
+    for bytes in [&b"P"[..], b"not a weight file", &[0; 40], &[0x80, 2]] {
         fails(bytes, "neither safetensors nor what torch.save writes");
     }
     fails(b"{\"a\": 1}", "not an index of shards");

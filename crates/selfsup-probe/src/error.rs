@@ -105,12 +105,14 @@ pub enum Error {
         asked: usize,
     },
     /// The encoder's weights changed while features were extracted.
-    #[error("the encoder's weights changed during extraction: SHA-256 {before} before, {after} after")]
+    #[error(
+        "the encoder's weights changed during extraction: fingerprint {before:016x} before, {after:016x} after"
+    )]
     EncoderChanged {
-        /// Their hash before.
-        before: String,
-        /// Their hash after.
-        after: String,
+        /// Their fingerprint before.
+        before: u64,
+        /// Their fingerprint after.
+        after: u64,
     },
     /// A source or its loader failed.
     #[error(transparent)]

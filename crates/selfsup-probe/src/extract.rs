@@ -39,10 +39,10 @@ impl Frozen {
         }
     }
 
-    /// SHA-256 of the weights; of pixels there are none.
-    fn sha256(&self) -> Result<Option<String>> {
+    /// Of the weights; pixels have none.
+    fn fingerprint(&self) -> Result<Option<u64>> {
         match self {
-            Frozen::Encoder(encoder) => Ok(Some(encoder.params().sha256()?)),
+            Frozen::Encoder(encoder) => Ok(Some(encoder.params().fingerprint()?)),
             Frozen::Pixels { .. } => Ok(None),
         }
     }
@@ -54,7 +54,7 @@ impl Frozen {
             Frozen::Encoder(encoder) => {
                 let side = self.image_size();
                 let images = Tensor::from_vec(pixels, (n, side, side, 3), encoder.device())?;
-                let features = encoder.forward(&images, Mode::Eval)?;
+                let features = encoder.forward(&images, Mode::EvalNoGrad)?;
                 values.extend(features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
             }
         }
@@ -95,11 +95,15 @@ pub fn extract(
     config: &ExtractConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Features> {
-    let before = frozen.sha256()?;
-    let mut append = |pixels, n, values: &mut [Vec<f32>]| frozen.append(pixels, n, &mut values[0]);
+    let before = frozen.fingerprint()?;
+    let fixed = match frozen {
+        Frozen::Encoder(encoder) => Frozen::Encoder(fixed(encoder, &data, config)?),
+        pixels => pixels.clone(),
+    };
+    let mut append = |pixels, n, values: &mut [Vec<f32>]| fixed.append(pixels, n, &mut values[0]);
     let side = frozen.image_size();
     let features = pass(side, &[frozen.feature_dim()], data, config, &mut append, progress)?.remove(0);
-    match (before, frozen.sha256()?) {
+    match (before, frozen.fingerprint()?) {
         (Some(before), Some(after)) if before != after => Err(Error::EncoderChanged { before, after }),
         _ => Ok(features),
     }
@@ -119,17 +123,23 @@ pub fn extract_layers(
 ) -> Result<Vec<Features>> {
     let side = encoder.preprocessing().image_size;
     let dims: Vec<usize> = layers.iter().map(|layer| layer.channels()).collect();
-    let before = encoder.params().sha256()?;
+    let before = encoder.params().fingerprint()?;
+    let fixed = fixed(encoder, &data, config)?;
     let mut append = |pixels, n, values: &mut [Vec<f32>]| {
         let images = Tensor::from_vec(pixels, (n, side, side, 3), encoder.device())?;
-        for (map, values) in encoder.maps(&images, Mode::Eval, layers)?.iter().zip(values) {
+        for (map, values) in fixed.maps(&images, Mode::EvalNoGrad, layers)?.iter().zip(values) {
             values.extend(global_avg_pool(map)?.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(())
     };
     let features = pass(side, &dims, data, config, &mut append, progress)?;
-    let after = encoder.params().sha256()?;
+    let after = encoder.params().fingerprint()?;
     if before == after { Ok(features) } else { Err(Error::EncoderChanged { before, after }) }
+}
+
+/// The encoder, frozen if there are more images than a batch: one batch does not make good for it.
+fn fixed(encoder: &Encoder, data: &Arc<dyn Source>, config: &ExtractConfig) -> Result<Encoder> {
+    Ok(if data.len() > config.batch_size { encoder.frozen()? } else { encoder.clone() })
 }
 
 /// Appends the features of n views, u8 HWC one after the other, to each list.

@@ -76,16 +76,61 @@ pub fn accuracy(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result
 pub fn predict(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result<Vec<u32>> {
     config.validate()?;
     train.check_test(test)?;
-    let d = train.dim();
-    let k = config.k.min(train.len());
-    let blocks = train
-        .values()
+    let mut predicted = Vec::with_capacity(test.len());
+    search(train.values(), test.values(), train.dim(), config.k, |nearest| {
+        predicted.par_extend(nearest.into_par_iter().map(|n| vote(&n.sorted(), train, config.temperature)));
+    })?;
+    Ok(predicted)
+}
+
+/// A row that is near another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Its place among the rows.
+    pub index: usize,
+    /// Cosine of the angle between both, in −1…1; 0 to a zero row.
+    pub similarity: f32,
+}
+
+/// Of each row of `asked` `[m, d]` the k rows of `known` `[n, d]` (all, if there are fewer) that are most similar by the cosine, nearest
+/// first, and of two that are equally near the first.
+///
+/// # Errors
+///
+/// [`Error::Setting`](crate::Error::Setting) for k or d of 0, and values that are no rows of d.
+pub fn nearest(known: &[f32], asked: &[f32], dim: usize, k: usize) -> Result<Vec<Vec<Neighbour>>> {
+    if dim == 0 || !known.len().is_multiple_of(dim) || !asked.len().is_multiple_of(dim) {
+        return Err(setting("dim", "the width of every row", dim));
+    }
+    if k == 0 {
+        return Err(setting("k", "at least 1", k));
+    }
+    let mut all = Vec::with_capacity(asked.len() / dim);
+    search(known, asked, dim, k, |nearest| {
+        // Rounding may lead a little beyond.
+        let of = |(similarity, index): (f32, u32)| Neighbour {
+            index: index as usize,
+            similarity: similarity.clamp(-1.0, 1.0),
+        };
+        all.extend(nearest.into_iter().map(|n| n.sorted().into_iter().map(of).collect::<Vec<_>>()));
+    })?;
+    Ok(all)
+}
+
+/// The nearest of some rows after the others, in their order.
+fn search(
+    known: &[f32],
+    asked: &[f32],
+    d: usize,
+    k: usize,
+    mut found: impl FnMut(Vec<Nearest>),
+) -> Result<()> {
+    let k = k.min(known.len() / d);
+    let blocks = known
         .par_chunks(TRAIN_BLOCK * d)
         .map(|rows| Ok(normalized(rows, d)?.t()?.contiguous()?))
         .collect::<Result<Vec<Tensor>>>()?;
-
-    let mut predicted = Vec::with_capacity(test.len());
-    for rows in test.values().chunks(TEST_BLOCK * d) {
+    for rows in asked.chunks(TEST_BLOCK * d) {
         let rows = normalized(rows, d)?;
         let mut nearest = vec![Nearest::new(k); rows.dim(0)?];
         for (i, block) in blocks.iter().enumerate() {
@@ -96,9 +141,9 @@ pub fn predict(train: &Labelled, test: &Labelled, config: &KnnConfig) -> Result<
                 .zip(similarities.par_chunks(row_length))
                 .for_each(|(nearest, row)| nearest.offer(row, (i * TRAIN_BLOCK) as u32));
         }
-        predicted.par_extend(nearest.into_par_iter().map(|n| vote(&n.sorted(), train, config.temperature)));
+        found(nearest);
     }
-    Ok(predicted)
+    Ok(())
 }
 
 /// Rows `[n, d]`, each divided by its l2 norm, which is summed in f64; zero rows stay zero.

@@ -2,7 +2,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfsup_probe::knn::{KnnConfig, accuracy, predict};
+use selfsup_probe::knn::{KnnConfig, accuracy, nearest, predict};
 use selfsup_probe::{Error, Labelled};
 
 fn classes(n: usize) -> Vec<String> {
@@ -139,6 +139,50 @@ fn tiny_temperatures_and_extreme_scales_stay_finite() {
     for scale in [1e-30, 1e30] {
         let train = labelled(scaled(&train, scale), 8, train.labels().to_vec(), &classes);
         assert_eq!(predict(&train, &test, &KnnConfig { k: 1, temperature: 0.1 }).unwrap(), nearest);
+    }
+}
+
+#[test]
+fn the_nearest_are_found_in_their_order() {
+    let (n, dim) = (9000, 7);
+    let classes = classes(2);
+    let mut known = random(n, dim, &classes, 5).values().to_vec();
+    // The same row in three blocks, once longer; a row of zeros.
+    let row = known[..dim].to_vec();
+    for at in [5000, 8999] {
+        known[at * dim..(at + 1) * dim].copy_from_slice(&row);
+    }
+    known[4000 * dim..4001 * dim].iter_mut().zip(&row).for_each(|(to, from)| *to = 2.0 * from);
+    known[17 * dim..18 * dim].fill(0.0);
+    let asked = [row.clone(), random(300, dim, &classes, 6).values().to_vec(), vec![0.0; dim]].concat();
+
+    let found = nearest(&known, &asked, dim, 6).unwrap();
+    assert_eq!(found.len(), 302);
+    assert_eq!(found[0].iter().take(4).map(|at| at.index).collect::<Vec<_>>(), [0, 4000, 5000, 8999]);
+    assert!(found.iter().flatten().all(|at| (-1.0..=1.0).contains(&at.similarity)));
+    for (found, x) in found.iter().zip(asked.chunks(dim)).take(301) {
+        let mut all: Vec<f64> = known.chunks(dim).map(|row| cosine(row, x)).collect();
+        for at in found {
+            assert!((f64::from(at.similarity) - all[at.index]).abs() < 1e-6);
+        }
+        all.sort_by(|a, b| b.total_cmp(a));
+        assert!(found.iter().zip(&all).all(|(at, best)| (f64::from(at.similarity) - best).abs() < 1e-6));
+    }
+    // Nothing is like zeros: all are equally near, and the first come first.
+    assert_eq!(
+        found[301].iter().map(|at| (at.index, at.similarity)).collect::<Vec<_>>(),
+        (0..6).map(|i| (i, 0.0)).collect::<Vec<_>>()
+    );
+
+    let all = nearest(&known[..3 * dim], &row, dim, 100).unwrap();
+    assert_eq!(all[0].len(), 3);
+    for (known, asked, dim, k) in [
+        (&known[..7], &row[..], 7, 0),
+        (&known[..7], &row[..], 0, 1),
+        (&known[..8], &row[..], 7, 1),
+        (&known[..7], &row[..3], 7, 1),
+    ] {
+        assert!(nearest(known, asked, dim, k).is_err());
     }
 }
 

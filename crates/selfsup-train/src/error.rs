@@ -13,7 +13,7 @@ pub enum Error {
     #[error("{folder} already holds a run; continue it with --resume {folder}, or choose another --out", folder = .0.display())]
     FolderTaken(PathBuf),
     /// A folder has no run to go on with.
-    #[error("{folder} holds no run to resume: {why}", folder = folder.display())]
+    #[error("{folder} holds no run: {why}", folder = folder.display())]
     NoRun {
         /// The folder.
         folder: PathBuf,

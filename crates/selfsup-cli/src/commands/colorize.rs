@@ -1,15 +1,37 @@
 //! `selfsup colorize`: a colorization run's model colours images at full size.
 
-use crate::args::ColorizeArgs;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::output;
 use crate::progress::Progress;
 use anyhow::{Context, anyhow};
+use clap::Args;
 use image::RgbImage;
 use selfsup_data::{DEFAULT_MAX_PIXELS, OpenOptions, Source, decode};
 use selfsup_train::method::Colorization;
 use selfsup_train::{MethodConfig, RunFolder, load_model};
 use std::path::{Path, PathBuf};
+
+/// `colorize`
+#[derive(Debug, Args)]
+pub struct ColorizeArgs {
+    /// The folder of a colorization run
+    pub run: PathBuf,
+    /// Image files, and folders of images; of coloured ones only the lightness is looked at
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Where the coloured images go, as PNG
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Sharpens the predicted distributions before their mean is taken [default: the run's]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
 
 /// An image to colour, and where it goes.
 struct Work {

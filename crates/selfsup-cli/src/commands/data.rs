@@ -1,8 +1,18 @@
 //! `selfsup data`: what a source holds.
 
-use crate::args::DataArgs;
 use crate::failure::{OrUsage, Result};
 use crate::output;
+use clap::Args;
+
+/// `data`
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// The source
+    pub source: String,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Opens the source, reads every image and says what was found.
 pub fn run(args: DataArgs) -> Result {

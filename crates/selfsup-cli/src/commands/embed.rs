@@ -1,20 +1,31 @@
 //! `selfsup embed`: the features of every image, to a file.
 
-use crate::args::EmbedArgs;
 use crate::failure::{Failure, OrUsage, Result};
-use crate::frozen;
-use crate::output;
+use crate::frozen::ExtractArgs;
+use crate::index::{self, Index};
+use crate::{frozen, output};
 use anyhow::{Context, anyhow};
-use candle_core::{Device, Tensor};
+use clap::Args;
 use selfsup_data::{OpenOptions, Part};
-use selfsup_models::weights::{WeightFile, write};
 use selfsup_probe::Features;
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A label's number where the source has none.
-const NO_LABEL: i64 = -1;
+/// `embed`
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// A run folder, a weight file (ours, or what others publish), hf:OWNER/NAME, random:ARCH, or pixels
+    pub encoder: String,
+    /// The images
+    #[arg(long, value_name = "SRC")]
+    pub data: String,
+    /// FILE.safetensors or FILE.npy (then labels and ids stand beside it)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub extract: ExtractArgs,
+}
 
 /// Writes `features` f32 `[n, d]`, `labels` i64 `[n]` (−1 = none) and ids, in the source's order.
 pub fn run(args: EmbedArgs) -> Result {
@@ -24,23 +35,13 @@ pub fn run(args: EmbedArgs) -> Result {
     let frozen = frozen::open(&args.encoder, &args.extract)?;
     let features = frozen::features(&frozen, &data, &args.extract, "embed")?;
     let n = features.len();
-    let values = Tensor::from_slice(&features.values, (n, features.dim), &Device::Cpu)?;
-    let labels: Vec<i64> = features.labels.iter().map(|l| l.map_or(NO_LABEL, i64::from)).collect();
-    let labels = Tensor::from_vec(labels, n, &Device::Cpu)?;
+    let index = Index::of(&args, &frozen, &data, features)?;
     match format {
-        Format::SafeTensors => {
-            let metadata = BTreeMap::from([
-                ("encoder".to_owned(), args.encoder.clone()),
-                ("data".to_owned(), args.data.clone()),
-                ("classes".to_owned(), serde_json::to_string(data.classes())?),
-                ("ids".to_owned(), serde_json::to_string(&features.ids)?),
-            ]);
-            let tensors = HashMap::from([("features".to_owned(), values), ("labels".to_owned(), labels)]);
-            write(&args.out, &WeightFile { tensors, metadata })?;
-        }
-        Format::Npy => npy(&args.out, &values, &labels, &features)?,
+        Format::SafeTensors => index.save(&args.out)?,
+        Format::Npy => npy(&args.out, &index.features)?,
     }
-    output::print_line(format_args!("{}: {n} images, {} features each", args.out.display(), features.dim))?;
+    let width = index.features.dim;
+    output::print_line(format_args!("{}: {n} images, {width} features each", args.out.display()))?;
     Ok(())
 }
 
@@ -62,7 +63,8 @@ impl Format {
 }
 
 /// `F.npy`, and beside it `F.labels.npy` and `F.ids.txt`, an id a line.
-fn npy(path: &Path, values: &Tensor, labels: &Tensor, features: &Features) -> Result {
+fn npy(path: &Path, features: &Features) -> Result {
+    let (values, labels) = index::tensors(features)?;
     let beside = |ending: &str| path.with_extension(ending);
     values.write_npy(path).with_context(|| format!("cannot write {}", path.display()))?;
     labels.write_npy(beside("labels.npy"))?;

@@ -1,11 +1,11 @@
 //! `selfsup inspect`: what is inside a weight file, a run folder or an untrained architecture.
 
-use crate::args::InspectArgs;
 use crate::failure::{OrUsage, Result};
 use crate::output;
 use crate::{frozen, table::render};
 use anyhow::Context;
 use candle_core::Device;
+use clap::Args;
 use selfsup_models::params::ParamBuilder;
 use selfsup_models::{Backbone, arch, weights};
 use selfsup_train::{RunFolder, metrics};
@@ -14,6 +14,16 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A run folder, a weight file, hf:OWNER/NAME, or random:ARCH
+    pub what: String,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What `inspect` says.
 #[derive(Serialize)]
@@ -58,7 +68,7 @@ pub fn run(args: InspectArgs) -> Result {
 
 /// A run folder (its encoder and its settings) or a weight file.
 fn file(text: &str) -> Result<Report> {
-    let path = frozen::file(text)?;
+    let path = frozen::file(text, false)?;
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let content = weights::read(&path, &Device::Cpu).or_usage()?;
     let mut tensors: Vec<TensorInfo> = content

@@ -1,14 +1,22 @@
 //! `selfsup methods` and `selfsup archs`: what can be trained, and with what.
 
-use crate::args::JsonArgs;
 use crate::failure::Result;
 use crate::output;
 use crate::table::render;
 use candle_core::Device;
+use clap::Args;
 use selfsup_models::params::ParamBuilder;
 use selfsup_models::{ARCHS, Arch, Backbone};
 use selfsup_train::{METHODS, PretrainConfig};
 use serde_json::{Value, json};
+
+/// `methods` and `archs`
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Methods with paper, year and the defaults on the shipped data.
 pub fn methods(args: JsonArgs) -> Result {
@@ -58,7 +66,7 @@ pub fn archs(args: JsonArgs) -> Result {
 }
 
 fn parameters(arch: &Arch) -> selfsup_models::Result<usize> {
-    let build = ParamBuilder::new(0, &Device::Cpu);
+    let build = ParamBuilder::zeros(&Device::Cpu);
     Backbone::new(&arch.config, &build)?;
     Ok(build.finish().trainable_count())
 }

@@ -10,5 +10,7 @@ pub mod list;
 pub mod permutations;
 pub mod pretrain;
 pub mod probe;
+pub mod publish;
 pub mod report;
+pub mod search;
 pub mod show;

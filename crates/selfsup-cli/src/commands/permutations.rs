@@ -1,10 +1,22 @@
 //! `selfsup permutations`: the orders that the jigsaw task tells apart.
 
-use crate::args::PermutationsArgs;
 use crate::failure::{OrUsage, Result};
 use crate::output;
 use anyhow::Context;
+use clap::Args;
 use selfsup_objectives::distant_permutations;
+use std::path::PathBuf;
+
+/// `permutations`
+#[derive(Debug, Args)]
+pub struct PermutationsArgs {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub count: usize,
+    /// A file in place of stdout
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
 
 /// Prints them, an order a line, as `method.permutation_file` takes them.
 pub fn run(args: PermutationsArgs) -> Result {

@@ -1,17 +1,82 @@
 //! `selfsup pretrain`: resolve the configuration, train, probe.
 
-use crate::args::PretrainArgs;
-use crate::commands::probe::closing_table;
+use crate::closing_table::ClosingTable;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::output;
 use crate::progress::Progress;
+use crate::table::render;
 use anyhow::{Context, anyhow};
+use clap::Args;
 use selfsup_data::{Dataset, OpenOptions, Part, Source};
 use selfsup_train::{Event, METHODS, Outcome, PretrainConfig, RunFolder, Trainer, nearest, parse_setting};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use toml::{Table, Value};
+
+/// `pretrain`
+#[derive(Debug, Args)]
+pub struct PretrainArgs {
+    /// The method (`selfsup methods` lists them)
+    pub method: String,
+    /// Images: a folder, cifar10:DIR, idx:DIR, a manifest .csv/.jsonl, or fashion-mnist (shipped, the default)
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// The encoder's architecture (`selfsup archs` lists them)
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Passes over the data
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Steps in all, in place of epochs
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Images a step
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<u64>,
+    /// Side of the square views, in pixels
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// The optimiser's learning rate
+    #[arg(long, value_name = "X")]
+    pub lr: Option<f64>,
+    /// Decides weights, order and augmentation [default: 0]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// auto, cpu, cuda, cuda:I or metal [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// What training multiplies in: f32, or bf16, for processors with AVX512-BF16; weights stay f32
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// Threads that decode and augment; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u64>,
+    /// The run's folder [default: runs/METHOD-N, the next free N]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Settings as TOML, such as a run's config.toml; flags and --set come on top
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One setting, such as method.temperature=0.2; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Go on with the run of this folder from its checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "config"])]
+    pub resume: Option<PathBuf>,
+    /// End at the first image that cannot be decoded, instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+    /// Check everything, print the resolved configuration and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not probe at the end
+    #[arg(long)]
+    pub no_probe: bool,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
 
 /// Runs the command.
 pub fn run(args: PretrainArgs) -> Result {
@@ -33,7 +98,12 @@ pub fn run(args: PretrainArgs) -> Result {
     warn_of_a_long_warm_up(&trainer);
     train(&mut trainer, args.quiet)?;
     if !args.no_probe {
-        closing_table(trainer.encoder(), trainer.config(), args.quiet)?;
+        let config = trainer.config();
+        let table = ClosingTable::measure(trainer.encoder(), config, &config.data, args.quiet)?;
+        if let Some(table) = table {
+            output::print(render(&table.text()))?;
+            table.save(trainer.folder().path())?;
+        }
     }
     Ok(())
 }

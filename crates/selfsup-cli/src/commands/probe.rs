@@ -1,12 +1,13 @@
-//! `selfsup probe`, and the table that ends a pretraining.
+//! `selfsup probe`.
 
-use crate::args::{ExtractArgs, Kind, Labels, Preset, ProbeArgs};
 use crate::failure::{Failure, OrUsage, Result};
-use crate::frozen::{self, PIXELS_IMAGE_SIZE};
+use crate::frozen;
+use crate::frozen::ExtractArgs;
 use crate::output;
 use crate::progress::Progress;
 use crate::table::render;
 use anyhow::anyhow;
+use clap::{Args, ValueEnum};
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, Source, Split, open_labelled_parts};
 use selfsup_models::{Encoder, Layer};
 use selfsup_probe::knn::KnnConfig;
@@ -14,13 +15,110 @@ use selfsup_probe::linear::LinearConfig;
 use selfsup_probe::{
     Features, FinetuneConfig, Frozen, Kind as ProbeKind, ProbeConfig, ProbeResult, finetune, run as probe,
 };
-use selfsup_train::PretrainConfig;
 use serde_json::json;
 use std::sync::Arc;
 
-/// Few labels in the closing table, and how often they are drawn.
-const FEW_LABELS: usize = 10;
-const FEW_LABELS_SEEDS: u64 = 3;
+/// `probe`
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// A run folder, a weight file (ours, or what others publish), hf:OWNER/NAME, random:ARCH, or pixels
+    pub encoder: String,
+    /// Labelled images to fit on
+    #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
+    pub data: String,
+    /// Labelled images to measure on [default: the test part of --data]
+    #[arg(long, value_name = "SRC")]
+    pub test: Option<String>,
+    /// What to fit; may be given again [default: knn and linear]
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub kind: Vec<Kind>,
+    /// `all`, a number, or a share (1%) of all labels, equally many of each class; may be given again [default: all]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub labels_per_class: Vec<Labels>,
+    /// Features from behind this layer, the mean over its pixels, in place of the encoder's end; `all`, or several, are compared
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub layer: Vec<String>,
+    /// A protocol by name, in place of --kind and --labels-per-class
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["kind", "labels_per_class"])]
+    pub preset: Option<Preset>,
+    /// Epochs of fine-tuning; at least 300 steps are made, for each draw of --seeds
+    #[arg(long, value_name = "N", default_value_t = FinetuneConfig::default().epochs)]
+    pub finetune_epochs: usize,
+    /// Peak learning rate of the encoder in fine-tuning
+    #[arg(long, value_name = "X", default_value_t = FinetuneConfig::default().backbone_lr)]
+    pub backbone_lr: f64,
+    /// Peak learning rate of the head in fine-tuning
+    #[arg(long, value_name = "X", default_value_t = FinetuneConfig::default().head_lr)]
+    pub head_lr: f64,
+    /// Draws of few labels, each with its own seed
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Neighbours of the kNN probe
+    #[arg(long, value_name = "K", default_value_t = selfsup_probe::knn::DEFAULT_K)]
+    pub k: usize,
+    /// Temperature of the kNN probe's votes
+    #[arg(long, value_name = "T", default_value_t = selfsup_probe::knn::DEFAULT_TEMPERATURE)]
+    pub temperature: f64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub extract: ExtractArgs,
+    /// One JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to fit on the features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Weighted nearest neighbours
+    Knn,
+    /// Multinomial logistic regression
+    Linear,
+    /// All weights trained on the labels
+    Finetune,
+}
+
+/// Protocols by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// 1 % of the labels: linear and fine-tuned
+    #[value(name = "semi-1")]
+    Semi1,
+    /// 10 % of the labels: linear and fine-tuned
+    #[value(name = "semi-10")]
+    Semi10,
+}
+
+/// How many labels a class: a number, a share, or all of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Labels {
+    /// Every label of the training part.
+    All,
+    /// So many of each class.
+    PerClass(usize),
+    /// So many percent of all, equally many of each class.
+    Percent(f64),
+}
+
+impl std::str::FromStr for Labels {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if let Some(percent) = text.strip_suffix('%') {
+            return match percent.trim().parse() {
+                Ok(p) if p > 0.0 && p <= 100.0 => Ok(Self::Percent(p)),
+                _ => Err("expected a share above 0 % and up to 100 %".into()),
+            };
+        }
+        match text.parse() {
+            Ok(n) if n > 0 => Ok(Self::PerClass(n)),
+            _ => Err("expected `all`, a number of at least 1, or a share such as `1%`".into()),
+        }
+    }
+}
 
 /// Runs the command.
 pub fn run(args: ProbeArgs) -> Result {
@@ -155,68 +253,6 @@ fn layers(frozen: &Frozen, names: &[String]) -> anyhow::Result<Vec<(String, Laye
     Ok(layers)
 }
 
-/// Pixels, the same encoder untrained, and the pretrained one, each by kNN, all labels and few. The training is
-/// done: what the labels do not allow is left out and said.
-pub fn closing_table(encoder: &Encoder, config: &PretrainConfig, quiet: bool) -> Result {
-    let parts = match open_labelled_parts(&config.data, None, &OpenOptions::default()) {
-        Ok(parts) => parts,
-        Err(why) => {
-            output::say(format_args!(
-                "no table: {why}; `selfsup probe` measures the encoder on labelled images"
-            ));
-            return Ok(());
-        }
-    };
-    say_split(&parts, &config.data);
-    let data = Parts::from(parts);
-    let mut columns = Vec::new();
-    for (name, config) in closing_columns() {
-        match data.check(&config) {
-            Ok(()) => columns.push((name, config)),
-            Err(why) => output::say(format_args!("no column `{name}`: {why}")),
-        }
-    }
-    if columns.is_empty() {
-        return Ok(());
-    }
-    let image_size = u32::try_from(config.image_size).unwrap_or(u32::MAX).min(PIXELS_IMAGE_SIZE);
-    let untrained =
-        Encoder::untrained(encoder.arch(), encoder.preprocessing().clone(), config.seed, encoder.device())?;
-    let rows = [
-        (format!("raw pixels, {image_size}×{image_size}"), Frozen::Pixels { image_size }),
-        (format!("{}, untrained", config.arch), Frozen::Encoder(untrained)),
-        (format!("{}, {}", config.arch, config.method.name()), Frozen::Encoder(encoder.clone())),
-    ];
-    let extract = ExtractArgs::new(&config.device, config.workers, quiet);
-    let heads = columns.iter().map(|(name, _)| name.clone());
-    let mut table = vec![std::iter::once("top-1 on the test part, %".to_owned()).chain(heads).collect()];
-    for (name, frozen) in rows {
-        let (train, test) = data.features(&frozen, &extract, &name)?;
-        let mut row = vec![name];
-        for (_, column) in &columns {
-            row.extend(probe(&train, &test, data.train.classes(), column)?.iter().map(percent));
-        }
-        table.push(row);
-    }
-    output::print(render(&table))?;
-    Ok(())
-}
-
-/// The closing table's columns: each a probe with one row of results.
-pub fn closing_columns() -> [(String, ProbeConfig); 3] {
-    let all = |kind| ProbeConfig { kinds: vec![kind], seeds: vec![0], ..ProbeConfig::default() };
-    let few = ProbeConfig {
-        labels_per_class: vec![Some(FEW_LABELS)],
-        seeds: (0..FEW_LABELS_SEEDS).collect(),
-        ..all(ProbeKind::Linear)
-    };
-    [
-        ("kNN".into(), all(ProbeKind::Knn)),
-        ("linear".into(), all(ProbeKind::Linear)),
-        (format!("linear, {FEW_LABELS} a class"), few),
-    ]
-}
-
 /// The two labelled parts.
 pub struct Parts {
     train: Arc<Dataset>,
@@ -324,7 +360,8 @@ fn config(args: &ProbeArgs, train: &Dataset) -> ProbeConfig {
     config
 }
 
-fn say_split(parts: &LabelledParts, data: &str) {
+/// Says how a source without a test part was split.
+pub fn say_split(parts: &LabelledParts, data: &str) {
     if parts.split == Split::Hashed {
         output::say(format_args!(
             "`{data}` has no test part: a fixed hash of each image's id puts {} of {} there",

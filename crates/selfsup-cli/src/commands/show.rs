@@ -1,17 +1,51 @@
 //! `selfsup show`: a picture of what a method sees.
 
-use crate::args::ShowArgs;
 use crate::commands::pretrain::{known_method, layers};
 use crate::failure::{OrUsage, Result};
 use crate::output;
 use anyhow::{Context, anyhow};
 use candle_core::Device;
+use clap::Args;
 use image::{Rgb, RgbImage, imageops};
 use selfsup_data::{Dataset, OpenOptions, Part, Source, sample_rng};
 use selfsup_train::method::{Method, collate};
 use selfsup_train::{PretrainConfig, RunFolder, load_model};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Table;
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The method
+    pub method: String,
+    /// The images
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// The picture
+    #[arg(long, value_name = "FILE.png")]
+    pub out: PathBuf,
+    /// A run of the method: what its model makes of the images is drawn too
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "settings", "image_size"])]
+    pub run: Option<PathBuf>,
+    /// How many images, each a row
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub images: u64,
+    /// How many draws of each image
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=16))]
+    pub draws: u64,
+    /// Side of the square views, in pixels
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<u64>,
+    /// Decides the images and the draws
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Settings as TOML; --set comes on top
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// One setting; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
 
 /// Side of a tile, at least, in pixels: small images are enlarged by a whole factor.
 const MIN_TILE: u32 = 96;

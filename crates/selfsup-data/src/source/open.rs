@@ -63,10 +63,13 @@ impl Default for OpenOptions {
 ///
 /// # Errors
 ///
-/// An unknown name lists the forms and the nearest name; a source without images is an error.
+/// An unknown name lists the forms and the nearest name; a source without images is an error, and so is a part of one that has no parts.
 pub fn open(src: &str, options: &OpenOptions) -> Result<Dataset> {
     let (base, part) = split_part(src);
     let all = open_all(base, options)?;
+    if let Some(part) = part.filter(|_| !all.has_parts()) {
+        return Err(Error::NoParts { src: base.into(), part: part.name() });
+    }
     let part = part.unwrap_or(options.part);
     let mut dataset = all.only(part);
     if part != Part::All && dataset.order.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::few_pixels;
 use super::geometry::Geometry;
+use super::packed::Packed;
 use super::products::Products;
 use super::taps::Taps;
 use super::weight_gradient::weight_gradient;
@@ -62,18 +63,19 @@ impl<T> Default for Finish<'_, T> {
     }
 }
 
-/// y of the module's formula.
+/// y of the module's formula; `kept` keeps the weights packed from one call to the next.
 pub(crate) fn forward<T: Element>(
     arch: Arch,
     path: Path,
     g: &Geometry,
     x: &[T],
     weight: &[T],
+    kept: Option<&Packed<T>>,
     finish: Finish<'_, T>,
 ) -> Vec<T> {
     match path {
         Path::Depthwise => super::depthwise::forward(arch, g, x, weight, finish),
-        Path::Winograd => winograd::forward(arch, g, x, weight, finish),
+        Path::Winograd => winograd::forward(arch, g, x, weight, kept, finish),
         Path::FewPixels if few_pixels::writes(g) => few_pixels::forward(arch, g, x, weight, finish),
         Path::FewPixels | Path::Direct => {
             let (x, taps) = source(g, x);
@@ -85,7 +87,7 @@ pub(crate) fn forward<T: Element>(
                     }
                 };
             Products { taps: &taps, n: g.n, groups: g.groups, group_k: g.group_k(), finish }
-                .compute(arch, &x, pack)
+                .compute(arch, &x, kept, pack)
         }
     }
 }
@@ -110,7 +112,7 @@ pub(crate) fn backward_input<T: Element>(
                 };
             let finish = Finish::default();
             Products { taps: &taps, n: g.n, groups: g.groups, group_k: g.group_c(), finish }
-                .compute(arch, dy, pack)
+                .compute(arch, dy, None, pack)
         }
     }
 }

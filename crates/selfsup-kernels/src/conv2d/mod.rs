@@ -14,9 +14,11 @@ mod cuda;
 mod depthwise;
 mod depthwise_weight;
 mod few_pixels;
+mod fixed;
 mod geometry;
 mod microkernel;
 mod number;
+mod packed;
 mod products;
 mod reference;
 mod taps;
@@ -29,6 +31,7 @@ use crate::stored::{is_stored, with_stored};
 use crate::{Result, check};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+pub use fixed::FixedConv2d;
 pub(crate) use geometry::Geometry;
 pub(crate) use number::Number;
 pub use transposed::conv_transpose2d;
@@ -114,23 +117,8 @@ pub fn conv2d_with(
     epilogue: Epilogue<'_>,
     config: Conv2dConfig,
 ) -> Result<Tensor> {
-    check::float(OP, x)?;
-    check::like(OP, "weight", x, weight)?;
-    let geometry = Geometry::new(x, weight, config)?;
+    let geometry = checked(x, weight, epilogue, config)?;
     let Epilogue { bias, residual, relu } = epilogue;
-    if let Some(bias) = bias {
-        check::like(OP, "bias", x, bias)?;
-        if bias.dims() != [geometry.k] {
-            return Err(check::shape_error(OP, format!("bias of [{}], y's channels", geometry.k), bias));
-        }
-    }
-    if let Some(residual) = residual {
-        check::like(OP, "residual", x, residual)?;
-        if residual.dims() != geometry.output_shape().dims() {
-            let expected = format!("residual of y's shape {:?}", geometry.output_shape().dims());
-            return Err(check::shape_error(OP, expected, residual));
-        }
-    }
     #[cfg(feature = "cudnn")]
     if cuda::takes(x, weight, &geometry) {
         return epilogue.apply(&cuda::conv2d(x, weight, &geometry)?);
@@ -149,6 +137,28 @@ pub fn conv2d_with(
         Some(residual) => x.apply_op3(&params, &residual.contiguous()?, op)?,
         None => x.apply_op2(&params, op)?,
     })
+}
+
+/// The sizes, if all tensors fit each other.
+fn checked(x: &Tensor, weight: &Tensor, epilogue: Epilogue<'_>, config: Conv2dConfig) -> Result<Geometry> {
+    check::float(OP, x)?;
+    check::like(OP, "weight", x, weight)?;
+    let geometry = Geometry::new(x, weight, config)?;
+    let Epilogue { bias, residual, .. } = epilogue;
+    if let Some(bias) = bias {
+        check::like(OP, "bias", x, bias)?;
+        if bias.dims() != [geometry.k] {
+            return Err(check::shape_error(OP, format!("bias of [{}], y's channels", geometry.k), bias));
+        }
+    }
+    if let Some(residual) = residual {
+        check::like(OP, "residual", x, residual)?;
+        if residual.dims() != geometry.output_shape().dims() {
+            let expected = format!("residual of y's shape {:?}", geometry.output_shape().dims());
+            return Err(check::shape_error(OP, expected, residual));
+        }
+    }
+    Ok(geometry)
 }
 
 struct Conv2d {

@@ -20,7 +20,7 @@ macro_rules! number {
     ($T:ident) => {
         impl Number for $T {
             fn forward(g: &Geometry, x: &[Self], weight: &[Self], finish: Finish<'_, Self>) -> Vec<Self> {
-                cpu::forward(Arch::new(), cpu::path(g), g, x, weight, finish)
+                cpu::forward(Arch::new(), cpu::path(g), g, x, weight, None, finish)
             }
             fn backward_input(g: &Geometry, dy: &[Self], weight: &[Self]) -> Vec<Self> {
                 cpu::backward_input(Arch::new(), cpu::path(g), g, dy, weight)

@@ -9,6 +9,7 @@
 
 use super::cpu::Finish;
 use super::microkernel::{Block, BlockFinish, MAX_ROWS, blocks, gather_product, with_block};
+use super::packed::{Packed, Way};
 use super::taps::{Class, Taps};
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
@@ -51,11 +52,12 @@ impl<'a, T: Element> Products<'a, T> {
         &self,
         arch: Arch,
         x: &[T],
+        kept: Option<&Packed<T>>,
         pack: impl Fn(&mut [T], usize, usize, Range<usize>, Range<usize>) + Sync,
     ) -> Vec<T> {
         let taps = self.taps;
         let plan = self.plan(arch);
-        let weights = self.packed(&plan, pack);
+        let weights = Packed::get(kept, Way::Direct, || self.packed(&plan, pack));
         let k = self.groups * self.group_k;
         let classes = taps.classes();
         let pixels = self.n * taps.out_h * taps.out_w;

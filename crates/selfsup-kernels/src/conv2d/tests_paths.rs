@@ -67,7 +67,7 @@ fn run<T: Element>(arch: Arch, path: Path, g: &Geometry, [x, weight, dy]: [&Tens
     let (xs, weights, dys) = (data(x), data(weight), data(dy));
     let tensor = |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu).unwrap();
     [
-        tensor(forward(arch, path, g, &xs, &weights, Finish::default()), dy),
+        tensor(forward(arch, path, g, &xs, &weights, None, Finish::default()), dy),
         tensor(backward_input(arch, path, g, &dys, &weights), x),
         tensor(backward_weight(arch, path, g, &xs, &dys), weight),
     ]

@@ -3,13 +3,14 @@
 //! Each tensor of a file is accounted for: it is part of the backbone, it is dropped on purpose (a head, a queue, a momentum encoder, an
 //! optimiser's state), or it is left over, which is an error where the file is loaded.
 
+mod keras;
 mod tables;
 mod template;
 
-pub use tables::{CONVENTIONS, Convention};
+pub use tables::{CONVENTIONS, Convention, Framework};
 
 use crate::{Error, Result, nearest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use tables::TRAINING;
 use template::translate;
 
@@ -25,7 +26,17 @@ const BACKBONE: &[&str] = &[
     "patch_embed.{*}",
     "blocks.{b}.{*}",
     "norm.{*}",
+    "features.{n}.{*}",
+    "classifier.0.{*}",
+    "classifier.1.{*}",
+    "classifier.2.{*}",
+    "classifier.3.{*}",
+    "classifier.4.{*}",
+    "classifier.5.{*}",
 ];
+/// A plain convolutional network's two halves. Where there is nothing of the first, what is called like the second is a head.
+const CONVOLUTIONS: &str = "features.";
+const FULLY_CONNECTED: &str = "classifier.";
 /// Batch normalisation counts its batches where its momentum is an average's; nothing here does.
 const COUNTER: &str = ".num_batches_tracked";
 
@@ -38,6 +49,8 @@ pub struct Account {
     pub prefix: &'static str,
     /// The backbone's tensors: their names here, and in the file.
     pub backbone: BTreeMap<String, String>,
+    /// The classifier's weight and bias in the file, where [`load_file`](crate::load_file) took it; otherwise they are dropped.
+    pub head: Vec<String>,
     /// Tensors that were dropped on purpose.
     pub dropped: Vec<String>,
     /// Tensors that are neither.
@@ -91,21 +104,30 @@ impl Convention {
             .expect("a convention has a prefix")
     }
 
-    fn with_prefix<'a>(&'static self, prefix: &'static str, names: impl Iterator<Item = &'a str>) -> Account {
+    fn with_prefix<'a>(
+        &'static self,
+        prefix: &'static str,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Account {
+        let ours = |name: &str| self.ours(name.strip_prefix(prefix)?);
+        let plain = names.clone().any(|name| ours(name).is_some_and(|ours| ours.starts_with(CONVOLUTIONS)));
         let (mut backbone, mut dropped, mut left) = (BTreeMap::new(), Vec::new(), Vec::new());
         for name in names {
             let inner = name.strip_prefix(prefix);
-            let ours = inner.and_then(|inner| self.ours(inner));
-            match ours {
+            match ours(name).filter(|ours| plain || !ours.starts_with(FULLY_CONNECTED)) {
                 Some(_) if name.ends_with(COUNTER) => dropped.push(name.to_owned()),
-                Some(ours) => drop(backbone.insert(ours, name.to_owned())),
+                // Of two names of one tensor neither may vanish.
+                Some(ours) => match backbone.entry(ours) {
+                    Entry::Vacant(place) => drop(place.insert(name.to_owned())),
+                    Entry::Occupied(_) => left.push(name.to_owned()),
+                },
                 None if self.drops(name, prefix, inner) => dropped.push(name.to_owned()),
                 None => left.push(name.to_owned()),
             }
         }
         dropped.sort();
         left.sort();
-        Account { convention: self, prefix, backbone, dropped, left }
+        Account { convention: self, prefix, backbone, head: Vec::new(), dropped, left }
     }
 
     /// Whether a name is known to be no part of the backbone. `inner` is what stands behind the backbone's prefix: there only the
@@ -133,11 +155,12 @@ impl Convention {
     }
 }
 
-/// Whether a name begins with one of some, each a whole part of it unless it ends in a dot or an underscore.
+/// Whether a name begins with one of some, each a whole part of it unless it ends in a dot, an underscore or a slash.
 fn begins(name: &str, beginnings: &[&str]) -> bool {
     beginnings.iter().any(|beginning| {
-        name.strip_prefix(beginning)
-            .is_some_and(|rest| beginning.ends_with(['.', '_']) || rest.is_empty() || rest.starts_with('.'))
+        name.strip_prefix(beginning).is_some_and(|rest| {
+            beginning.ends_with(['.', '_', '/']) || rest.is_empty() || rest.starts_with('.')
+        })
     })
 }
 

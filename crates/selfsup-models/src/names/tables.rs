@@ -1,7 +1,10 @@
-//! The conventions: one table each. Ours are torchvision's names for residual networks and timm's for vision transformers.
+//! The conventions: one table each. Ours are torchvision's names for residual and plain convolutional networks and timm's for vision
+//! transformers.
 //!
 //! To add one: its name, where its backbone's names begin, the rules if its names are others behind that, and what it holds beside the
 //! backbone. The first prefix is the one that is written.
+
+use super::keras::KERAS;
 
 /// How weights are called in files of one kind.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +23,19 @@ pub struct Convention {
     pub heads: &'static [&'static str],
     /// What stands beside the backbone, outside of the prefix: other heads and encoders. Dropped on purpose.
     pub beside: &'static [&'static str],
+    /// Weight and bias of the linear layer that may follow the features, behind the prefix or outside of it.
+    pub classifiers: &'static [[&'static str; 2]],
+    /// Whose layout and conventions the numbers follow.
+    pub framework: Framework,
+}
+
+/// Who computes with a file's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framework {
+    /// PyTorch: convolutions are OIHW, and everything else as it is here.
+    PyTorch,
+    /// Keras and its applications: what that means, [`load_file`](crate::load_file) says.
+    Keras,
 }
 
 /// What training leaves in a checkpoint, whoever trains. Here and in the tables a name without a dot or an underscore at its end is a
@@ -38,9 +54,40 @@ pub const TRAINING: &[&str] = &[
 /// A supervised head, as the backbone's own last layer.
 const HEADS: &[&str] = &["fc.", "head.", "head_dist.", "classifier.", "pre_logits.", "fc_norm."];
 
-/// Residual networks, as they are called here.
-const TORCHVISION: &[(&str, &str)] =
-    &[("conv1.{*}", "conv1.{*}"), ("bn1.{*}", "bn1.{*}"), ("layer{s}.{b}.{*}", "layer{s}.{b}.{*}")];
+/// Its classifiers.
+const FC_OR_LAST: &[[&str; 2]] = &[["fc.weight", "fc.bias"], ["classifier.6.weight", "classifier.6.bias"]];
+const FC_OR_HEAD: &[[&str; 2]] = &[["fc.weight", "fc.bias"], ["head.weight", "head.bias"]];
+
+/// Residual and plain convolutional networks, as they are called here.
+const TORCHVISION: &[(&str, &str)] = &[
+    ("conv1.{*}", "conv1.{*}"),
+    ("bn1.{*}", "bn1.{*}"),
+    ("layer{s}.{b}.{*}", "layer{s}.{b}.{*}"),
+    ("features.{n}.{*}", "features.{n}.{*}"),
+    ("classifier.{n}.{*}", "classifier.{n}.{*}"),
+];
+
+/// AlexNet and VGG whose convolutions alone are in DataParallel, or are no more.
+const DEEPCLUSTER: &[(&str, &str)] = &[
+    ("features.{n}.{*}", "features.module.{n}.{*}"),
+    ("features.{n}.{*}", "features.{n}.{*}"),
+    ("classifier.{n}.{*}", "classifier.{n}.{*}"),
+];
+
+/// AlexNet in blocks: convolutions with their normalisations, poolings, both fully connected layers.
+const ROTNET: &[(&str, &str)] = &[
+    ("features.0.{*}", "0.0.{*}"),
+    ("features.1.{*}", "0.1.{*}"),
+    ("features.4.{*}", "2.0.{*}"),
+    ("features.5.{*}", "2.1.{*}"),
+    ("features.8.{*}", "4.0.{*}"),
+    ("features.9.{*}", "4.1.{*}"),
+    ("features.11.{*}", "5.0.{*}"),
+    ("features.12.{*}", "5.1.{*}"),
+    ("features.14.{*}", "6.0.{*}"),
+    ("features.15.{*}", "6.1.{*}"),
+    ("classifier.{n}.{*}", "8.{n}.{*}"),
+];
 
 /// Transformers' residual networks, behind `resnet.`.
 const HF_RESNET: &[(&str, &str)] = &[
@@ -91,12 +138,14 @@ const SEQUENTIAL: &[(&str, &str)] =
 pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "torchvision",
-        of: "torchvision's residual networks; SimCLR's weights as converted from TensorFlow",
+        of: "torchvision's residual networks, AlexNet and VGG; SimCLR's weights as converted from TensorFlow",
         prefixes: &["", "state_dict.", "model.", "model_state_dict.", "net."],
         rules: TORCHVISION,
         same: false,
         heads: HEADS,
         beside: &[],
+        classifiers: FC_OR_LAST,
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "timm",
@@ -106,6 +155,8 @@ pub const CONVENTIONS: &[Convention] = &[
         same: true,
         heads: HEADS,
         beside: &[],
+        classifiers: FC_OR_HEAD,
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "moco",
@@ -118,8 +169,10 @@ pub const CONVENTIONS: &[Convention] = &[
         ],
         rules: &[],
         same: true,
-        heads: &["fc."],
+        heads: &["fc.", "classifier.6."],
         beside: &["encoder_k.", "queue", "queue_ptr"],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "moco-v3",
@@ -127,8 +180,10 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["state_dict.module.base_encoder.", "module.base_encoder.", "base_encoder."],
         rules: &[],
         same: true,
-        heads: &["fc.", "head."],
+        heads: &["fc.", "head.", "classifier.6."],
         beside: &["momentum_encoder.", "predictor."],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "dino",
@@ -138,6 +193,8 @@ pub const CONVENTIONS: &[Convention] = &[
         same: true,
         heads: HEADS,
         beside: &["teacher.head.", "teacher.module.head.", "student.", "dino_loss."],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "vissl",
@@ -152,6 +209,8 @@ pub const CONVENTIONS: &[Convention] = &[
         same: true,
         heads: &[],
         beside: &["classy_state_dict.", "heads."],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "swav",
@@ -159,8 +218,10 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["module.", "state_dict.module."],
         rules: &[],
         same: true,
-        heads: &["projection_head.", "prototypes", "fc.", "head."],
+        heads: &["projection_head.", "prototypes", "fc.", "head.", "classifier.6."],
         beside: &[],
+        classifiers: FC_OR_HEAD,
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "solo-learn",
@@ -168,7 +229,7 @@ pub const CONVENTIONS: &[Convention] = &[
         prefixes: &["state_dict.backbone.", "backbone.", "state_dict.encoder.", "encoder."],
         rules: &[],
         same: true,
-        heads: &["fc."],
+        heads: &["fc.", "classifier.6."],
         beside: &[
             "projector.",
             "predictor.",
@@ -180,6 +241,8 @@ pub const CONVENTIONS: &[Convention] = &[
             "queue_y",
             "online_classifier.",
         ],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "byol",
@@ -192,8 +255,10 @@ pub const CONVENTIONS: &[Convention] = &[
         ],
         rules: &[],
         same: true,
-        heads: &["projector.", "fc."],
+        heads: &["projector.", "fc.", "classifier.6."],
         beside: &["online_encoder.projector.", "online_predictor.", "target_encoder.", "target_network."],
+        classifiers: &[],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "lightly",
@@ -212,6 +277,31 @@ pub const CONVENTIONS: &[Convention] = &[
             "online_classifier.",
             "criterion.",
         ],
+        classifiers: &[],
+        framework: Framework::PyTorch,
+    },
+    Convention {
+        name: "deepcluster",
+        of: "DeepCluster (facebookresearch/deepcluster); AlexNet and VGG of PyTorch's ImageNet example",
+        prefixes: &["state_dict.", ""],
+        rules: DEEPCLUSTER,
+        same: false,
+        // The Sobel filters are always the same.
+        heads: &["top_layer.", "classifier.6.", "sobel."],
+        beside: &[],
+        classifiers: &[["top_layer.weight", "top_layer.bias"], ["classifier.6.weight", "classifier.6.bias"]],
+        framework: Framework::PyTorch,
+    },
+    Convention {
+        name: "rotnet",
+        of: "RotNet's AlexNet (gidariss/FeatureLearningRotNet)",
+        prefixes: &["network._feature_blocks.", "_feature_blocks."],
+        rules: ROTNET,
+        same: false,
+        heads: &["9."],
+        beside: &[],
+        classifiers: &[["9.weight", "9.bias"]],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "hf-resnet",
@@ -221,6 +311,8 @@ pub const CONVENTIONS: &[Convention] = &[
         same: false,
         heads: &[],
         beside: &["classifier."],
+        classifiers: &[["classifier.1.weight", "classifier.1.bias"]],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "hf-vit",
@@ -230,6 +322,8 @@ pub const CONVENTIONS: &[Convention] = &[
         same: false,
         heads: &["pooler."],
         beside: &["classifier."],
+        classifiers: &[["classifier.weight", "classifier.bias"]],
+        framework: Framework::PyTorch,
     },
     Convention {
         name: "hf-vit-5",
@@ -239,5 +333,22 @@ pub const CONVENTIONS: &[Convention] = &[
         same: false,
         heads: &["pooler."],
         beside: &["classifier."],
+        classifiers: &[["classifier.weight", "classifier.bias"]],
+        framework: Framework::PyTorch,
+    },
+    Convention {
+        name: "keras",
+        of: "Keras's applications: ResNet-50, -101 and -152 (not the V2 ones), as TensorFlow.js ships them",
+        prefixes: &["", "resnet50/", "resnet101/", "resnet152/"],
+        rules: KERAS,
+        same: false,
+        heads: &["fc1000/", "predictions/", "probs/"],
+        beside: &[],
+        classifiers: &[
+            ["fc1000/kernel", "fc1000/bias"],
+            ["predictions/kernel", "predictions/bias"],
+            ["probs/kernel", "probs/bias"],
+        ],
+        framework: Framework::Keras,
     },
 ];

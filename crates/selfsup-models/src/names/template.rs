@@ -1,7 +1,7 @@
 //! Names with places for numbers, in two conventions: `layer{s}.{b}.conv{i}.{*}` is `stages.{s-1}.layers.{b}.layer.{i-1}.convolution.{*}`.
 //!
-//! `{x}` stands for a number without leading zeros, `{x+1}` and `{x-1}` for one that is counted from another beginning, `{*}`, at the end, for
-//! whatever is left.
+//! `{x}` stands for a number without leading zeros, `{x+1}` and `{x-1}` for one that is counted from another beginning, `{x@}` for one that is
+//! written as a letter (`a` is 0), and `{*}`, at the end, for whatever is left.
 
 /// A piece of a template.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,6 +9,8 @@ enum Piece<'a> {
     Text(&'a str),
     /// A number's letter, and what is added to it in this convention.
     Number(char, i64),
+    /// The same, written as one of the letters a to z.
+    Letter(char, i64),
     Rest,
 }
 
@@ -24,15 +26,15 @@ pub fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     let found = find(name, &pieces(from))?;
     let mut out = String::new();
     for piece in pieces(to) {
+        let number = |letter: char, more: i64| {
+            let (_, n) = found.numbers.iter().find(|(known, _)| *known == letter)?;
+            u64::try_from(n.checked_add(more)?).ok()
+        };
         match piece {
             Piece::Text(text) => out.push_str(text),
-            Piece::Number(letter, more) => {
-                let (_, n) = found.numbers.iter().find(|(known, _)| *known == letter)?;
-                let n = n + more;
-                if n < 0 {
-                    return None;
-                }
-                out.push_str(&n.to_string());
+            Piece::Number(letter, more) => out.push_str(&number(letter, more)?.to_string()),
+            Piece::Letter(letter, more) => {
+                out.push(('a'..='z').nth(usize::try_from(number(letter, more)?).ok()?)?);
             }
             Piece::Rest => out.push_str(found.rest),
         }
@@ -49,10 +51,13 @@ fn pieces(template: &str) -> Vec<Piece<'_>> {
             pieces.push(Piece::Text(text));
         }
         let letter = place.chars().next().expect("a place has a name");
+        let added = |more: &str| if more.is_empty() { 0 } else { more.parse().expect("a number is added") };
         pieces.push(match &place[1..] {
             _ if letter == '*' => Piece::Rest,
-            "" => Piece::Number(letter, 0),
-            more => Piece::Number(letter, more.parse().expect("a number is added")),
+            more => match more.strip_suffix('@') {
+                Some(more) => Piece::Letter(letter, added(more)),
+                None => Piece::Number(letter, added(more)),
+            },
         });
         left = after;
     }
@@ -77,6 +82,11 @@ fn find<'a>(name: &'a str, pieces: &[Piece<'_>]) -> Option<Found<'a>> {
                 found.numbers.push((letter, number.parse::<i64>().ok()?.checked_sub(more)?));
                 left = after;
             }
+            Piece::Letter(letter, more) => {
+                let first = left.chars().next().filter(char::is_ascii_lowercase)?;
+                found.numbers.push((letter, i64::from(first as u32 - 'a' as u32) - more));
+                left = &left[1..];
+            }
             Piece::Rest => {
                 found.rest = left;
                 left = "";
@@ -100,6 +110,27 @@ mod tests {
         assert_eq!(translate(&there, theirs, ours).unwrap(), name);
         assert_eq!(translate("0.weight", "{s+3}.{*}", "layer{s}.{*}"), None, "no layer is below 0");
         assert_eq!(translate("7.0.bn1.bias", "{s+3}.{*}", "layer{s}.{*}").unwrap(), "layer4.0.bn1.bias");
+    }
+
+    #[test]
+    fn numbers_may_be_letters() {
+        let (ours, theirs) = ("layer{s}.{b}.conv{i}.weight", "res{s+1}{b@}_branch2{i-1@}/kernel");
+        for (name, there) in [
+            ("layer1.0.conv1.weight", "res2a_branch2a/kernel"),
+            ("layer3.5.conv3.weight", "res4f_branch2c/kernel"),
+            ("layer3.25.conv2.weight", "res4z_branch2b/kernel"),
+        ] {
+            assert_eq!(translate(name, ours, theirs).as_deref(), Some(there));
+            assert_eq!(translate(there, theirs, ours).as_deref(), Some(name));
+        }
+        for name in ["layer3.26.conv1.weight", "layer1.0.conv0.weight"] {
+            assert_eq!(translate(name, ours, theirs), None, "{name}: no letter");
+        }
+        for name in
+            ["res2A_branch2a/kernel", "res2_branch2a/kernel", "res2a_branch2/kernel", "res2é_branch2a/kernel"]
+        {
+            assert_eq!(translate(name, theirs, ours), None, "{name}");
+        }
     }
 
     #[test]

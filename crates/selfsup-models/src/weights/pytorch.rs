@@ -20,7 +20,9 @@ const MOST_PICKLE: u64 = 64 << 20;
 
 /// Reads a zip archive of `torch.save`.
 pub fn read_zip(bytes: &[u8], device: &Device) -> Result<WeightFile, Problem> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("zip: {e}"))?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| {
+        format!("cut off, or damaged: the zip archive's directory, at its end, cannot be read ({e})")
+    })?;
     let names = archive.file_names().map(|name| name.map(|name| name.into_owned()));
     let names = names.collect::<Result<Vec<String>, _>>().map_err(|e| format!("zip: {e}"))?;
     if let Some(name) = names.iter().find(|name| leaves_its_folder(name)) {

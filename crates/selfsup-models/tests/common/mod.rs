@@ -44,7 +44,7 @@ pub fn assert_sample(tensor: &Tensor, expected: &Value, tolerance: f64, what: &s
     let norm = expected["norm"].as_f64().unwrap();
     let rms = norm / (flat.len() as f64).sqrt();
     for (i, expected) in values.iter().enumerate() {
-        // torch.linspace(0, n − 1, 16).long()
+        // (n − 1)·i // 15
         let at = ((flat.len() - 1) as f64 * i as f64 / 15.0) as usize;
         let difference = (flat[at] - expected).abs();
         assert!(

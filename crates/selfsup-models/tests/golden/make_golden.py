@@ -44,12 +44,16 @@ def fill(name, tensor):
 
 
 def build(arch):
-    name, _, cifar = arch.partition("-")
+    name, _, variant = arch.partition("-")
     model = getattr(torchvision.models, name)()
     model.fc = torch.nn.Identity()
-    if cifar:
+    if variant == "cifar":
         model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = torch.nn.Identity()
+    if variant == "v1":  # He et al.'s: the first 1×1 has the stride
+        for block in model.modules():
+            if isinstance(block, torchvision.models.resnet.Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
     state = {k: fill(k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     model.load_state_dict(state, strict=False)
     return model.double(), state
@@ -58,7 +62,7 @@ def build(arch):
 def sample(tensor):
     """A handful of numbers all over a tensor, and its norm."""
     flat = tensor.detach().double().flatten()
-    at = torch.linspace(0, len(flat) - 1, 16).long()
+    at = [(len(flat) - 1) * i // 15 for i in range(16)]
     return {"values": flat[at].tolist(), "norm": flat.norm().item()}
 
 
@@ -67,7 +71,7 @@ def main():
     images = torch.from_numpy(pixels.reshape(BATCH, IMAGE, IMAGE, 3)).permute(0, 3, 1, 2)
     x = (images.double() / 255 - 0.5) / 0.25
     golden = {}
-    for arch in ["resnet18", "resnet34", "resnet50", "resnet18-cifar", "resnet50-cifar"]:
+    for arch in ["resnet18", "resnet34", "resnet50", "resnet50-v1", "resnet18-cifar", "resnet50-cifar"]:
         model, state = build(arch)
         entry = {"shapes": {k: list(v.shape) for k, v in state.items()}}
         for mode in ["eval", "train"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
+from make_convnets import alexnet, rotnet as rotnet_model, sobel
 from safetensors.torch import load_file
 from lightly.models.modules import SimCLRProjectionHead
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTConfig, ViTForImageClassification, ViTModel
@@ -25,6 +26,36 @@ class Lightly(torch.nn.Module):
         resnet = torchvision.models.resnet18()
         self.backbone = torch.nn.Sequential(*list(resnet.children())[:-1])
         self.projection_head = SimCLRProjectionHead(512, 512, 128)
+
+
+class Named(torch.nn.Module):
+    """A network of children under names of one's own."""
+
+    def __init__(self, **children):
+        super().__init__()
+        for name, child in children.items():
+            setattr(self, name, child)
+
+
+def deepcluster():
+    """As a checkpoint of facebookresearch/deepcluster has it (main.py, models/alexnet.py)."""
+    features = torch.nn.DataParallel(alexnet((96, 256, 384, 384, 256), channels=2))
+    classifier = torch.nn.Sequential(*[torch.nn.Identity()] * 7)
+    classifier[1], classifier[4] = torch.nn.Linear(256 * 36, 4096), torch.nn.Linear(4096, 4096)
+    net = Named(features=features, classifier=classifier, top_layer=torch.nn.Linear(4096, 10000), sobel=sobel())
+    return Named(state_dict_=net)
+
+
+def rotnet():
+    """As one of gidariss/FeatureLearningRotNet has it (algorithms/Algorithm.py, architectures/AlexNet.py)."""
+    net = rotnet_model()
+    layers, blocks = list(net.features), []
+    while layers:
+        size = 3 if isinstance(layers[0], torch.nn.Conv2d) else 1
+        block, layers = layers[:size], layers[size:]
+        blocks.append(torch.nn.Sequential(*block) if size == 3 else block[0])
+    blocks += [torch.nn.Sequential(*part) for part in (list(net.classifier)[:7], list(net.classifier)[7:])]
+    return Named(network=Named(_feature_blocks=torch.nn.ModuleList(blocks)))
 
 
 def main():
@@ -43,13 +74,21 @@ def main():
         "hf-vit-5 vit-tiny-16": ViTModel(small),
         "hf-vit-5 vit-tiny-16 head": ViTForImageClassification(small),
     }
+    with torch.device("meta"):  # of which there is nothing but shapes
+        models |= {
+            "torchvision alexnet": torchvision.models.alexnet(),
+            "torchvision vgg16": torchvision.models.vgg16(init_weights=False),
+            "torchvision vgg16_bn": torchvision.models.vgg16_bn(init_weights=False),
+            "rotnet alexnet_bn": rotnet(),
+        }
+    models["deepcluster alexnet_2012_bn_sobel"] = deepcluster()
     states = {key: model.state_dict() for key, model in models.items()}
     # transformers 5 has other names in memory than in its files.
     for key, of in (("hf-vit vit-tiny-16", "hf-vit-5 vit-tiny-16"), ("hf-vit vit-tiny-16 head", "hf-vit-5 vit-tiny-16 head")):
         with tempfile.TemporaryDirectory() as folder:
             models[of].save_pretrained(folder)
             states[key] = load_file(Path(folder) / "model.safetensors")
-    names = {key: {n: list(t.shape) for n, t in state.items()} for key, state in states.items()}
+    names = {key: {n.replace("state_dict_.", "state_dict."): list(t.shape) for n, t in state.items()} for key, state in states.items()}
     Path(__file__).with_name("names.json").write_text(json.dumps(names) + "\n")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from make_golden import BATCH, IMAGE, build, sample, uniform
 
-ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"]
+ARCHS = ["resnet18", "resnet34", "resnet50", "resnet50-v1", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"]
 
 
 def main():

@@ -73,6 +73,7 @@ impl Settings for ColorizationConfig {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))
         };
         validate_views(&self.augmentation, sizes.image)?;
+        sizes.network.check_map()?;
         if sizes.image < 2 * REDUCTION {
             return fail("augmentation", "of images of at least 8 pixels", &sizes.image);
         }
@@ -165,7 +166,7 @@ impl Colorization {
         let size = self.encoder.preprocessing().image_size as u32;
         let patch = match self.encoder.arch().config {
             Network::Vit(config) => config.patch as u32,
-            Network::ResNet(_) => 1,
+            Network::ResNet(_) | Network::ConvNet(_) => 1,
         };
         let interpolation = Interpolation::Bilinear;
         let resize = Resize { size, interpolation };

@@ -73,6 +73,7 @@ impl Settings for InpaintingConfig {
             Err(Error::Config(format!("method.{name} must be {expected}, got {got}")))
         };
         validate_views(&self.augmentation, sizes.image)?;
+        sizes.network.check_map()?;
         if sizes.image < 8 {
             return fail("augmentation", "of images of at least 8 pixels".into(), &sizes.image);
         }

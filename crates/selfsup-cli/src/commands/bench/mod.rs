@@ -7,19 +7,79 @@ mod report;
 mod row;
 pub mod study;
 
-use crate::args::{BenchArgs, ExtractArgs};
 use crate::commands::pretrain::layers;
 use crate::commands::probe::Parts;
 use crate::failure::{Failure, OrUsage, Result};
+use crate::frozen::ExtractArgs;
 use crate::output;
 use anyhow::{Context, anyhow};
+use clap::Args;
 use methods::{Budget, Rates};
 use report::Report;
 use row::Setting;
 use selfsup_data::{OpenOptions, Source, open_labelled_parts};
 use selfsup_train::PretrainConfig;
+use std::path::PathBuf;
+use study::Study;
 use study::{Question, Row, Run};
 use toml::{Table, Value};
+
+/// `bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// A question that runs of a few methods answer
+    #[arg(long, value_enum, value_name = "NAME", required_unless_present = "methods")]
+    pub study: Option<Study>,
+    /// Methods to compare under one protocol, or `all`
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "study")]
+    pub methods: Vec<String>,
+    /// With --methods: a layer before the last, behind which features are probed too; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub layer: Vec<String>,
+    /// With --methods: other labelled images, on which the features are probed too; may be given again
+    #[arg(long, value_name = "SRC")]
+    pub transfer: Vec<String>,
+    /// With --methods: so many minutes of training each, in place of as many views
+    #[arg(long, value_name = "M", conflicts_with_all = ["epochs", "dry_run"], value_parser = minutes)]
+    pub budget_minutes: Option<f64>,
+    /// Labelled images: trained on without their labels, probed with them
+    #[arg(long, value_name = "SRC", default_value = "fashion-mnist")]
+    pub data: String,
+    /// The study's folder; rows that it holds already are not run again
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The encoder's architecture [default: the method's for the data]
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Passes over the data of each row [default: the method's for the data]; with --methods, as many views as so many passes with two
+    /// views of each image have, smaller ones by their area [default: 4]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Each row is run so often, with seeds from 0 on
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Only rows whose name contains this; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// What training multiplies in: f32 or bf16
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// Threads that decode and augment
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub workers: usize,
+    /// One setting of every row, such as method.temperature=0.2; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Check everything, print each row's configuration and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
 
 /// Passes over the images of each method, where the command does not say.
 const DEFAULT_PASSES: u64 = 4;
@@ -212,4 +272,11 @@ fn resolve(args: &BenchArgs, method: &'static str, over: &Table) -> anyhow::Resu
     let schedule = Table::from_iter([("warmup_epochs".to_owned(), warmup.into())]);
     layers.push(Table::from_iter([("schedule".to_owned(), Value::Table(schedule))]));
     Ok(PretrainConfig::resolve(method, &layers)?)
+}
+
+fn minutes(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if minutes > 0.0 && f64::is_finite(minutes) => Ok(minutes),
+        _ => Err("expected a number above 0".into()),
+    }
 }

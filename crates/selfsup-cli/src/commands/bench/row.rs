@@ -2,9 +2,9 @@
 
 use super::column::{self, Column, Origin, Top1};
 use super::study::{Row, Run};
-use crate::args::ExtractArgs;
 use crate::commands::probe::Parts;
 use crate::failure::{Failure, INTERRUPTED, Result};
+use crate::frozen::ExtractArgs;
 use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use candle_core::{Device, Tensor};

@@ -3,13 +3,15 @@
 mod figures;
 mod page;
 
-use crate::args::{ExtractArgs, ReportArgs};
-use crate::commands::probe::{Parts, closing_columns, percent};
+use crate::closing_table::columns as closing_columns;
+use crate::commands::probe::{Parts, percent};
 use crate::commands::show::{grid, tiles};
 use crate::failure::{OrUsage, Result};
+use crate::frozen::ExtractArgs;
 use crate::output;
 use anyhow::{Context, anyhow};
 use candle_core::Device;
+use clap::Args;
 use image::RgbImage;
 use page::Page;
 use selfsup_data::{Dataset, OpenOptions, Source, open_labelled_parts};
@@ -19,6 +21,26 @@ use selfsup_probe::{Features, Frozen, Labelled, pca, run as probe};
 use selfsup_train::{PretrainConfig, RunFolder, metrics};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+/// `report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folders
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
+    /// Labelled images to probe with [default: the first run's, where they have labels]
+    #[arg(long, value_name = "SRC")]
+    pub data: Option<String>,
+    /// auto, cpu, cuda, cuda:I or metal
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// No progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+}
 
 /// Samples in the pictures of the embedding: t-SNE takes seconds for these.
 const EMBEDDED: usize = 1500;
@@ -238,18 +260,16 @@ fn neighbours(page: &mut Page, train: &Features, test: &Features, parts: &Parts)
         "Test images, and to their right the training images with the most similar features (cosine). A green frame: of the same class; \
          an orange one: of another.",
     );
-    let length = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    let count = SAMPLES.min(asked.len());
+    let samples: Vec<usize> = (0..count).map(|sample| sample * asked.len() / count).collect();
+    let queries: Vec<f32> = samples.iter().flat_map(|&i| asked.row(i)).copied().collect();
+    let near = selfsup_probe::knn::nearest(known.values(), &queries, known.dim(), NEIGHBOURS)?;
     let mut html = String::new();
-    for sample in 0..SAMPLES.min(asked.len()) {
-        let i = sample * asked.len() / SAMPLES.min(asked.len());
-        let query = asked.row(i);
-        let similarity = |row: &[f32]| query.iter().zip(row).map(|(a, b)| a * b).sum::<f32>() / length(row);
-        let mut near: Vec<(f32, usize)> = (0..known.len()).map(|j| (similarity(known.row(j)), j)).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (&i, near) in samples.iter().zip(&near) {
         html += "<div class=\"near\">";
         html += &image_of(parts.test(), &asked, i, "")?;
         html += " → ";
-        for &(_, j) in near.iter().take(NEIGHBOURS) {
+        for j in near.iter().map(|neighbour| neighbour.index) {
             let same = known.labels()[j] == asked.labels()[i];
             html += &image_of(parts.train(), &known, j, if same { "hit" } else { "miss" })?;
         }

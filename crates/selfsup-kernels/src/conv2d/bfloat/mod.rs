@@ -56,7 +56,7 @@ pub(super) fn forward(
         Path::Widened => {
             let (bias, residual) = (finish.bias.map(widened), finish.residual.map(widened));
             let finish = Finish { bias: bias.as_deref(), residual: residual.as_deref(), relu: finish.relu };
-            narrowed(&cpu::forward(Arch::new(), cpu::path(g), g, &widened(x), &widened(weight), finish))
+            narrowed(&cpu::forward(Arch::new(), cpu::path(g), g, &widened(x), &widened(weight), None, finish))
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{PLACES, Tiles, WEIGHT};
 use crate::conv2d::cpu::Finish;
 use crate::conv2d::geometry::Geometry;
 use crate::conv2d::microkernel::{Block, BlockFinish, MAX_ROWS, blocks, gather_product, load, with_block};
+use crate::conv2d::packed::{Packed, Way};
 use crate::element::Element;
 use crate::scratch::{Aligned, Shared};
 use crate::simd::isolated;
@@ -23,10 +24,11 @@ pub(in crate::conv2d) fn forward<T: Element>(
     g: &Geometry,
     x: &[T],
     weight: &[T],
+    kept: Option<&Packed<T>>,
     finish: Finish<'_, T>,
 ) -> Vec<T> {
     let at = |a: usize, b: usize, c: usize, k: usize| ((a * 3 + b) * g.c + c) * g.k + k;
-    product(arch, &Tiles::forward(g), x, |a, b, c, k| weight[at(a, b, c, k)], finish)
+    product(arch, &Tiles::forward(g), x, |a, b, c, k| weight[at(a, b, c, k)], kept, finish)
 }
 
 /// dx of the convolution.
@@ -37,7 +39,7 @@ pub(in crate::conv2d) fn backward_input<T: Element>(
     weight: &[T],
 ) -> Vec<T> {
     let at = |a: usize, b: usize, k: usize, c: usize| (((2 - a) * 3 + 2 - b) * g.c + c) * g.k + k;
-    product(arch, &Tiles::backward(g), dy, |a, b, k, c| weight[at(a, b, k, c)], Finish::default())
+    product(arch, &Tiles::backward(g), dy, |a, b, k, c| weight[at(a, b, k, c)], None, Finish::default())
 }
 
 fn product<T: Element>(
@@ -45,10 +47,11 @@ fn product<T: Element>(
     tiles: &Tiles,
     x: &[T],
     weight: impl Fn(usize, usize, usize, usize) -> T + Sync,
+    kept: Option<&Packed<T>>,
     finish: Finish<'_, T>,
 ) -> Vec<T> {
     let blocks = blocks::<T>(arch, 1, tiles.k);
-    let weights = transformed(&blocks, tiles.c, weight);
+    let weights = Packed::get(kept, Way::Winograd, || transformed(&blocks, tiles.c, weight));
     let (count, per_task) = (tiles.count(), task_tiles(tiles.c));
     let len = tiles.n * tiles.out_h * tiles.out_w * tiles.k;
     let mut y = Vec::with_capacity(len);

@@ -1,0 +1,316 @@
+//! What stands beside published weights: how images are prepared for them.
+//!
+//! `preprocessor_config.json` is transformers' (`image_mean`, `image_std`, `size` or `crop_size`, `rescale_factor`), `config.json` timm's
+//! (`pretrained_cfg` with `mean`, `std`, `input_size`), of which transformers' own `config.json` has nothing. A field that is `null` says as
+//! much as one that is not there, but for what is done: transformers writes `"do_center_crop": null` for what is not.
+
+use crate::{Error, Result};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// How images are prepared, as far as a file says so.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Said {
+    /// The file's name.
+    pub by: String,
+    pub image_size: Option<usize>,
+    pub mean: Option<[f32; 3]>,
+    pub std: Option<[f32; 3]>,
+    /// What else it says, which is not followed: images are resized bilinearly to their shorter side, of which the central square is taken.
+    pub not_followed: Vec<String>,
+}
+
+/// What the folder of a weight file says; `None` if it says nothing.
+///
+/// # Errors
+/// [`Error::Metadata`] for what cannot be understood, [`Error::Io`] for what cannot be read.
+pub(crate) fn beside(weights: &Path) -> Result<Option<Said>> {
+    let folder = weights.parent().unwrap_or(Path::new("."));
+    for (name, read) in [("preprocessor_config.json", transformers as Reader), ("config.json", timm)] {
+        let path = folder.join(name);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(Error::Io { path, source }),
+        };
+        // Another program's `config.json` may lie there too.
+        let Ok(json) = serde_json::from_str::<Value>(&text) else { continue };
+        let said = read(&json).map_err(|(field, problem)| Error::Metadata { path, field, problem })?;
+        if let Some(said) = said {
+            return Ok(Some(Said { by: name.to_owned(), ..said }));
+        }
+    }
+    Ok(None)
+}
+
+/// A larger side is no encoder's input: a transformer's positions for it would fill the memory.
+const MOST: u64 = 4096;
+
+/// A field, and what is wrong with it.
+type Problem = (&'static str, String);
+type Reader = fn(&Value) -> std::result::Result<Option<Said>, Problem>;
+
+fn transformers(json: &Value) -> std::result::Result<Option<Said>, Problem> {
+    if ["image_mean", "size", "crop_size"].iter().all(|name| field(json, name).is_none()) {
+        return Ok(None);
+    }
+    let done = |name: &str| json.get(name).is_none_or(|done| done.as_bool().unwrap_or(!done.is_null()));
+    let (mean, std) = if done("do_normalize") {
+        (channels(json, "image_mean")?, channels(json, "image_std")?)
+    } else {
+        (Some([0.0; 3]), Some([1.0; 3]))
+    };
+    // Numbers of 0…1 are what `mean` and `std` are of here; another scale is a factor of both.
+    let scale = match (done("do_rescale"), field(json, "rescale_factor")) {
+        (false, _) => 255.0,
+        (true, None) => 1.0,
+        (true, Some(factor)) => {
+            scale(factor).ok_or_else(|| ("rescale_factor", format!("no number above 0: {factor}")))?
+        }
+    };
+    let scaled = |values: Option<[f32; 3]>| values.map(|values| values.map(|value| value / scale));
+    let crop = if done("do_center_crop") { side(json, "crop_size")? } else { None };
+    let image_size = crop.map_or_else(|| side(json, "size"), |crop| Ok(Some(crop)))?;
+    let mut not_followed = Vec::new();
+    if done("do_resize") {
+        let size = side(json, "size").ok().flatten();
+        if size != image_size
+            || (crop.is_none() && field(json, "size").is_some_and(|size| !is_shorter_side(size)))
+        {
+            not_followed.extend(field(json, "size").map(|size| format!("size {size}")));
+        }
+        let bilinear = [json!(2), json!("bilinear")];
+        not_followed.extend(unlike(json, "resample", &bilinear));
+    } else {
+        not_followed.push("do_resize false".into());
+    }
+    Ok(Some(Said { by: String::new(), image_size, mean: scaled(mean), std: scaled(std), not_followed }))
+}
+
+/// Whether a size is that of the shorter side: others change an image's proportions.
+fn is_shorter_side(size: &Value) -> bool {
+    size.is_number() || field(size, "shortest_edge").is_some()
+}
+
+/// A field and its value, if it is there and none of these.
+fn unlike(json: &Value, name: &str, ours: &[Value]) -> Option<String> {
+    field(json, name).filter(|value| !ours.contains(value)).map(|value| format!("{name} {value}"))
+}
+
+fn timm(json: &Value) -> std::result::Result<Option<Said>, Problem> {
+    // Files of before 2023 have the fields at the top; others' files that lie there may have some of them, of another meaning.
+    let json = match field(json, "pretrained_cfg") {
+        Some(config) => config,
+        None if field(json, "architecture").and(field(json, "input_size")).is_some() => json,
+        None => return Ok(None),
+    };
+    if field(json, "mean").is_none() && field(json, "input_size").is_none() {
+        return Ok(None);
+    }
+    let image_size = match field(json, "input_size") {
+        None => None,
+        Some(sides) => match sides.as_array().map(Vec::as_slice) {
+            Some([_, height, width]) if height == width => Some(pixels("input_size", height)?),
+            _ => return Err(("input_size", format!("not [channels, side, side]: {sides}"))),
+        },
+    };
+    let ours =
+        [("crop_pct", json!(1.0)), ("interpolation", json!("bilinear")), ("crop_mode", json!("center"))];
+    Ok(Some(Said {
+        by: String::new(),
+        image_size,
+        mean: channels(json, "mean")?,
+        std: channels(json, "std")?,
+        not_followed: ours
+            .iter()
+            .filter_map(|(name, ours)| unlike(json, name, std::slice::from_ref(ours)))
+            .collect(),
+    }))
+}
+
+/// A field that says something.
+fn field<'a>(json: &'a Value, name: &str) -> Option<&'a Value> {
+    json.get(name).filter(|value| !value.is_null())
+}
+
+/// The side of square images: a number, `[height, width]`, or an object of sides by name.
+fn side(json: &Value, name: &'static str) -> std::result::Result<Option<usize>, Problem> {
+    let Some(value) = field(json, name) else { return Ok(None) };
+    let square = |height: &Value, width: &Value| match height == width {
+        true => pixels(name, height).map(Some),
+        false => Err((name, format!("not square: {height} by {width}"))),
+    };
+    match value {
+        Value::Array(sides) => match &sides[..] {
+            [height, width] => square(height, width),
+            _ => Err((name, format!("not [height, width]: {value}"))),
+        },
+        Value::Object(_) => match ["height", "width", "shortest_edge"].map(|side| field(value, side)) {
+            [Some(height), Some(width), _] => square(height, width),
+            sides => sides.into_iter().flatten().next().map(|side| pixels(name, side)).transpose(),
+        },
+        side => pixels(name, side).map(Some),
+    }
+}
+
+/// What a factor makes of 255: finite, and above 0.
+fn scale(factor: &Value) -> Option<f32> {
+    let white = (factor.as_f64()? * 255.0) as f32;
+    (white.is_finite() && white > 0.0).then_some(white)
+}
+
+/// Three finite numbers; a deviation is above 0.
+fn channels(json: &Value, name: &'static str) -> std::result::Result<Option<[f32; 3]>, Problem> {
+    let Some(value) = field(json, name) else { return Ok(None) };
+    let numbers: Option<Vec<f32>> =
+        value.as_array().and_then(|list| list.iter().map(|v| v.as_f64().map(|v| v as f32)).collect());
+    let three: Option<[f32; 3]> = numbers.and_then(|numbers| numbers.try_into().ok());
+    let least = if name.ends_with("std") { f32::MIN_POSITIVE } else { f32::MIN };
+    match three.filter(|three| three.iter().all(|v| v.is_finite() && *v >= least)) {
+        Some(three) => Ok(Some(three)),
+        None => Err((name, format!("not three numbers of colour channels: {value}"))),
+    }
+}
+
+fn pixels(name: &'static str, value: &Value) -> std::result::Result<usize, Problem> {
+    value
+        .as_u64()
+        .filter(|side| (1..=MOST).contains(side))
+        .map(|side| side as usize)
+        .ok_or_else(|| (name, format!("no side in pixels: {value}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(files: &[(&str, &str)]) -> Result<Option<Said>> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        beside(&folder.path().join("model.safetensors"))
+    }
+
+    #[test]
+    fn transformers_files_are_read() {
+        let vit = r#"{"do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.25],
+            "rescale_factor": 0.00392156862745098, "size": {"height": 224, "width": 224}}"#;
+        let got = said(&[("preprocessor_config.json", vit), ("config.json", "{}")]).unwrap().unwrap();
+        let by = "preprocessor_config.json".to_owned();
+        let mean = Some([0.5; 3]);
+        let not_followed = vec![r#"size {"height":224,"width":224}"#.to_owned()];
+        assert_eq!(got, Said { by, image_size: Some(224), mean, std: Some([0.5, 0.5, 0.25]), not_followed });
+        // Older ones: a number, and a crop; images of -1…1 by their factor; none of it done.
+        let crop = r#"{"size": 256, "crop_size": {"height": 224, "width": 224}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}"#;
+        assert_eq!(said(&[("preprocessor_config.json", crop)]).unwrap().unwrap().image_size, Some(224));
+        let scaled = r#"{"size": {"shortest_edge": 96}, "image_mean": [1, 1, 1], "image_std": [1, 1, 1], "rescale_factor": 0.00784313725490196}"#;
+        let got = said(&[("preprocessor_config.json", scaled)]).unwrap().unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(96), mean, Some([0.5; 3])));
+        let none = r#"{"size": 96, "do_normalize": false, "image_mean": [9, 9, 9]}"#;
+        let got = said(&[("preprocessor_config.json", none)]).unwrap().unwrap();
+        assert_eq!((got.mean, got.std), (Some([0.0; 3]), Some([1.0; 3])));
+    }
+
+    #[test]
+    fn what_is_null_says_nothing_and_is_not_done() {
+        let read = |text: &str| said(&[("preprocessor_config.json", text)]).unwrap();
+        // As transformers' fast processors are saved.
+        let fast = r#"{"crop_size": null, "do_center_crop": null, "do_normalize": true, "do_rescale": true, "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.25, 0.25, 0.25], "rescale_factor": 0.00392156862745098,
+            "size": {"height": 224, "width": 224, "shortest_edge": null}}"#;
+        let got = read(fast).unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(224), Some([0.5; 3]), Some([0.25; 3])));
+        // A crop that is not done has no say, nor has a mean that is not subtracted.
+        let undone = r#"{"size": 96, "crop_size": 64, "do_center_crop": null, "do_normalize": null, "image_mean": [0.5, 0.5, 0.5],
+            "image_std": null}"#;
+        let got = read(undone).unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(96), Some([0.0; 3]), Some([1.0; 3])));
+        let bytes = r#"{"size": [32, 32], "do_rescale": null, "image_mean": [51, 51, 51], "image_std": [255, 255, 255]}"#;
+        let got = read(bytes).unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(32), Some([0.2; 3]), Some([1.0; 3])));
+        let absent = r#"{"size": 32, "image_mean": null, "image_std": null, "rescale_factor": null}"#;
+        let got = read(absent).unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(32), None, None));
+        assert_eq!(read(r#"{"size": null, "image_mean": null}"#), None);
+        let timm = r#"{"pretrained_cfg": {"input_size": null, "mean": [0.4, 0.5, 0.6], "std": null}}"#;
+        let got = said(&[("config.json", timm)]).unwrap().unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (None, Some([0.4, 0.5, 0.6]), None));
+        assert_eq!(said(&[("config.json", r#"{"pretrained_cfg": null}"#)]).unwrap(), None);
+    }
+
+    #[test]
+    fn timms_files_are_read() {
+        let new = r#"{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 288, 288], "mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3]}}"#;
+        let got = said(&[("config.json", new)]).unwrap().unwrap();
+        let (mean, std) = (Some([0.4, 0.5, 0.6]), Some([0.1, 0.2, 0.3]));
+        assert_eq!(
+            got,
+            Said { by: "config.json".into(), image_size: Some(288), mean, std, not_followed: vec![] }
+        );
+        let old = r#"{"architecture": "resnet18", "input_size": [3, 96, 96], "mean": [0.4, 0.5, 0.6]}"#;
+        let got = said(&[("config.json", old)]).unwrap().unwrap();
+        assert_eq!((got.image_size, got.mean, got.std), (Some(96), mean, None));
+        // What others call so says nothing.
+        for other in [
+            r#"{"mean": 0.5, "lr": 1}"#,
+            r#"{"input_size": 784, "hidden": 10}"#,
+            r#"{"architecture": "mlp", "mean": 0.5}"#,
+        ] {
+            assert_eq!(said(&[("config.json", other)]).unwrap(), None, "{other}");
+        }
+        assert_eq!(
+            said(&[("config.json", r#"{"model_type": "resnet", "hidden_sizes": [1]}"#)]).unwrap(),
+            None
+        );
+        assert_eq!(said(&[("config.json", "not JSON at all")]).unwrap(), None);
+        assert_eq!(said(&[]).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_followed_is_named() {
+        let not = |name: &str, text: &str| said(&[(name, text)]).unwrap().unwrap().not_followed;
+        let ours = r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 1.0, "interpolation": "bilinear", "crop_mode": "center"}}"#;
+        assert!(not("config.json", ours).is_empty());
+        let timm = r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 0.95, "interpolation": "bicubic", "crop_mode": "squash"}}"#;
+        assert_eq!(
+            not("config.json", timm),
+            ["crop_pct 0.95", r#"interpolation "bicubic""#, r#"crop_mode "squash""#]
+        );
+        let ours =
+            r#"{"size": {"shortest_edge": 96}, "crop_size": {"height": 96, "width": 96}, "resample": 2}"#;
+        assert!(not("preprocessor_config.json", ours).is_empty());
+        let crop = r#"{"size": {"shortest_edge": 256}, "crop_size": 224, "resample": 3}"#;
+        assert_eq!(not("preprocessor_config.json", crop), [r#"size {"shortest_edge":256}"#, "resample 3"]);
+        assert_eq!(
+            not("preprocessor_config.json", r#"{"size": 9, "do_resize": false}"#),
+            ["do_resize false"]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        const TIMM: &str = "config.json";
+        const TRANSFORMERS: &str = "preprocessor_config.json";
+        for (name, text, field) in [
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0.5, 0.5], "std": [1, 1, 1]}}"#, "mean"),
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "std": [0, 1, 1]}}"#, "std"),
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "input_size": [3, 224, 160]}}"#, "input_size"),
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "input_size": [3, 0, 0]}}"#, "input_size"),
+            (TIMM, r#"{"architecture": "vit", "input_size": 224}"#, "input_size"),
+            (TRANSFORMERS, r#"{"size": {"height": 224, "width": 160}}"#, "size"),
+            (TRANSFORMERS, r#"{"size": [224, 160]}"#, "size"),
+            (TRANSFORMERS, r#"{"size": [224]}"#, "size"),
+            (TRANSFORMERS, r#"{"size": -1}"#, "size"),
+            (TRANSFORMERS, r#"{"size": 4097}"#, "size"),
+            (TRANSFORMERS, r#"{"size": 9, "image_mean": "none"}"#, "image_mean"),
+            (TRANSFORMERS, r#"{"size": 9, "rescale_factor": 0}"#, "rescale_factor"),
+            (TRANSFORMERS, r#"{"size": 9, "rescale_factor": -0.1}"#, "rescale_factor"),
+            (TRANSFORMERS, r#"{"size": 9, "rescale_factor": 1e300}"#, "rescale_factor"),
+            (TRANSFORMERS, r#"{"size": 9, "rescale_factor": "1/255"}"#, "rescale_factor"),
+        ] {
+            let error = said(&[(name, text)]).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(name), "{error}");
+        }
+    }
+}

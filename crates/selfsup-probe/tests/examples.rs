@@ -1,0 +1,61 @@
+//! The examples, on an encoder's file and a folder of images that are easily told apart.
+
+#[path = "../examples/custom_head.rs"]
+#[allow(dead_code)]
+mod custom_head;
+#[path = "../examples/embed_folder.rs"]
+#[allow(dead_code)]
+mod embed_folder;
+#[path = "../examples/fine_tune.rs"]
+#[allow(dead_code)]
+mod fine_tune;
+#[path = "../examples/linear_probe.rs"]
+#[allow(dead_code)]
+mod linear_probe;
+#[path = "../examples/nearest_images.rs"]
+#[allow(dead_code)]
+mod nearest_images;
+
+use candle_core::Device;
+use selfsup_models::{Encoder, Preprocessing, arch, load};
+
+#[test]
+fn the_examples_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for (class, red) in [("red", 200u8), ("blue", 20)] {
+        std::fs::create_dir_all(folder.path().join("images").join(class)).unwrap();
+        for i in 0..12u8 {
+            let image = image::RgbImage::from_fn(32, 32, |x, y| {
+                image::Rgb([red, (x * 31 + y * 17) as u8 % 97 + i, 220 - red])
+            });
+            image.save(folder.path().join("images").join(class).join(format!("{i}.png"))).unwrap();
+        }
+    }
+    let preprocessing = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
+    let encoder = Encoder::untrained(arch("resnet10-mini").unwrap(), preprocessing, 0, &Device::Cpu).unwrap();
+    encoder.save(folder.path().join("encoder.safetensors").as_path(), &Default::default()).unwrap();
+
+    let (encoder, images, tuned) =
+        (&path("encoder.safetensors"), &path("images"), &path("tuned.safetensors"));
+    let embedded = embed_folder::run(encoder, images).unwrap();
+    assert!(embedded.lines().count() == 24 && embedded.starts_with("blue/0.png: ["), "{embedded}");
+    assert!(embedded.lines().all(|line| line.ends_with(" of 256")), "{embedded}");
+    let like = nearest_images::run(encoder, images).unwrap();
+    assert_eq!(like.lines().count(), 24);
+    for line in like.lines() {
+        let (image, other) = line.split_once(" is like ").unwrap();
+        assert!(image.split('/').next() == other.split('/').next() && !other.starts_with(image), "{line}");
+    }
+    let right = |text: String| {
+        assert!(!text.is_empty() && text.lines().all(|line| line.contains("100.0 % of ")), "{text}");
+    };
+    right(linear_probe::run(encoder, images).unwrap());
+    right(custom_head::run(encoder, images).unwrap());
+    right(fine_tune::run(encoder, images, tuned).unwrap());
+    let hash = |path: &str| load(path).unwrap().encoder.params().sha256().unwrap();
+    assert_ne!(hash(encoder), hash(tuned));
+    assert!(
+        embed_folder::run("nothing", images).unwrap_err().to_string().contains("no encoder at `nothing`")
+    );
+}

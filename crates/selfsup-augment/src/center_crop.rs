@@ -32,19 +32,49 @@ impl CenterCrop {
     }
 }
 
-/// The view that evaluation takes: the shorter side resized to `size` (bilinear, antialiased), then the central
+/// The view that evaluation takes: the shorter side resized to `resize` pixels, antialiased, then the central square of `size`.
+///
+/// timm's `crop_pct` is size/resize: 224 of 256 are .875.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CenterView {
+    /// Side of the square, in pixels.
+    pub size: u32,
+    /// The shorter side of what it is cut from, in pixels; at least `size`.
+    pub resize: u32,
+    /// The filter.
+    pub interpolation: Interpolation,
+}
+
+impl CenterView {
+    /// The largest square, resized bilinearly.
+    pub fn new(size: u32) -> Self {
+        Self { size, resize: size, interpolation: Interpolation::Bilinear }
+    }
+
+    /// Checks the settings.
+    pub fn validate(&self) -> Result<()> {
+        let limits = Limits("center_view");
+        limits.side("size", self.size)?;
+        limits.side("resize", self.resize)?;
+        limits.require(self.resize >= self.size, "resize", "at least `size`", self.resize)
+    }
+
+    /// The view of an image. One of `size` × `size`, of which nothing is cut off, comes out unchanged.
+    pub fn apply(&self, image: &RgbImage) -> Result<RgbImage> {
+        self.validate()?;
+        let Self { size, resize, interpolation } = *self;
+        let (width, height) = image.dimensions();
+        let (w, h) = Resize { size: resize, interpolation }.output_size(width, height);
+        let resized = resize_region(image, Region::whole(width, height), w, h, interpolation, false)?;
+        if (w, h) == (size, size) {
+            return Ok(resized);
+        }
+        resize_region(&resized, CenterCrop { size }.region(w, h)?, size, size, interpolation, false)
+    }
+}
+
+/// [`CenterView::new`] of an image: the shorter side resized to `size` (bilinear, antialiased), then the central
 /// square. An image of `size` × `size` comes out unchanged.
 pub fn center_view(image: &RgbImage, size: u32) -> Result<RgbImage> {
-    let (width, height) = image.dimensions();
-    if (width, height) == (size, size) && size > 0 {
-        return Ok(image.clone());
-    }
-    let (resize, crop) = (Resize { size, interpolation: Interpolation::Bilinear }, CenterCrop { size });
-    crop.validate()?;
-    let (w, h) = resize.output_size(width, height);
-    let resized = resize_region(image, Region::whole(width, height), w, h, resize.interpolation, false)?;
-    if (w, h) == (size, size) {
-        return Ok(resized);
-    }
-    resize_region(&resized, crop.region(w, h)?, size, size, resize.interpolation, false)
+    CenterView::new(size).apply(image)
 }

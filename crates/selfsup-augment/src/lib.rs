@@ -29,10 +29,12 @@
 //! | settings | parameters | function |
 //! |---|---|---|
 //! | [`RandomResizedCrop`] | [`Region`] | [`resize_region`] |
-//! | [`Resize`], [`CenterCrop`] | [`Region`] | [`resize_region`], [`center_view`] |
+//! | [`Resize`], [`CenterCrop`] | [`Region`] | [`resize_region`] |
 //! | [`HorizontalFlip`] | `bool` | [`flip_horizontal`] |
 //! | [`ColorJitter`], [`Grayscale`], [`Solarize`] | [`PixelOp`] | [`apply_pixel_ops`] |
 //! | [`GaussianBlur`] | σ | [`gaussian_blur`] |
+//!
+//! Evaluation has nothing to draw: [`CenterView`], and [`center_view`] for its usual settings.
 //!
 //! Views leave as levels 0…255. A training loop normalises them on its device; [`normalize`] does it here.
 
@@ -58,7 +60,7 @@ mod solarize;
 #[cfg(test)]
 mod same_bits;
 
-pub use center_crop::{CenterCrop, center_view};
+pub use center_crop::{CenterCrop, CenterView, center_view};
 pub use color_jitter::ColorJitter;
 pub use error::{Error, Result};
 pub use gaussian_blur::{GaussianBlur, gaussian_blur};

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use selfsup_augment::{
-    CenterCrop, ColorJitter, Error, GaussianBlur, Grayscale, HorizontalFlip, Interpolation, Pipeline,
-    PixelOp, RandomResizedCrop, Region, Resize, Solarize, Step, Transform, apply_pixel_ops, center_view,
-    flip_horizontal, gaussian_blur, normalize, resize_region, run,
+    CenterCrop, CenterView, ColorJitter, Error, GaussianBlur, Grayscale, HorizontalFlip, Interpolation,
+    Pipeline, PixelOp, RandomResizedCrop, Region, Resize, Solarize, Step, Transform, apply_pixel_ops,
+    center_view, flip_horizontal, gaussian_blur, normalize, resize_region, run,
 };
 
 /// Every pixel another colour.
@@ -323,6 +323,8 @@ fn impossible_images_are_errors() {
     assert!(matches!(gaussian_blur(&mut empty.clone(), 3, 1.0), Err(Error::EmptyImage { .. })));
     assert!(matches!(center_view(&empty, 3), Err(Error::EmptyImage { .. })));
     assert!(matches!(center_view(&picture(5, 5), 0), Err(Error::Field { field: "size", .. })));
+    let wider = CenterView { resize: 4, ..CenterView::new(5) };
+    assert!(matches!(wider.apply(&picture(9, 9)), Err(Error::Field { field: "resize", .. })));
     apply_pixel_ops(&mut empty.clone(), &[PixelOp::Contrast(2.0)]);
     flip_horizontal(&mut empty.clone());
     let crop = Pipeline(vec![Transform::CenterCrop(CenterCrop { size: 30 })]);
@@ -363,6 +365,18 @@ fn the_centre_view_of_a_fitting_image_is_itself() {
     assert_eq!(none, image);
     let wide = picture(80, 50);
     assert_eq!(Pipeline::none(32).apply(&wide, &mut rng(0)).unwrap(), center_view(&wide, 32).unwrap());
+}
+
+#[test]
+fn a_centre_view_cuts_the_square_out_of_what_was_resized() {
+    // Nothing to resize: the middle of the image itself, to the pixel.
+    let image = picture(40, 50);
+    let view = CenterView { resize: 40, ..CenterView::new(24) }.apply(&image).unwrap();
+    assert_eq!(view, image::imageops::crop_imm(&image, 8, 13, 24, 24).to_image());
+    // A square is as much of the image as of what it was resized to.
+    let view = CenterView { resize: 20, ..CenterView::new(12) }.apply(&image).unwrap();
+    let whole = center_view(&image, 20).unwrap();
+    assert_eq!(view, image::imageops::crop_imm(&whole, 4, 4, 12, 12).to_image());
 }
 
 #[test]

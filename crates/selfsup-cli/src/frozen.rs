@@ -5,11 +5,14 @@ use crate::output;
 use crate::progress::Progress;
 use anyhow::anyhow;
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use selfsup_data::{Dataset, Source};
 use selfsup_models::hub::{Hub, HubSpec};
-use selfsup_models::{Encoder, Error, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file, locate};
+use selfsup_models::names::Account;
+use selfsup_models::{
+    Encoder, Error, Interpolation, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file, locate,
+};
 use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,13 @@ pub struct ExtractArgs {
     /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels, the weight files of others)
     #[arg(long, value_name = "N")]
     pub image_size: Option<u64>,
+    /// The shorter side that images are resized to before the central square of --image-size is taken, for weight files of others [default:
+    /// as the configuration beside them says, or --image-size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=16_384))]
+    pub resize: Option<u64>,
+    /// The filter of that resizing [default: as the configuration says, or bilinear]
+    #[arg(long, value_enum, value_name = "FILTER")]
+    pub interpolation: Option<Filter>,
     /// Architecture of another's weight file, if its tensors are those of several
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
@@ -60,6 +70,8 @@ impl ExtractArgs {
         Self {
             batch_size: 256,
             image_size: None,
+            resize: None,
+            interpolation: None,
             arch: None,
             names: None,
             mean: None,
@@ -69,6 +81,24 @@ impl ExtractArgs {
             workers,
             strict: false,
             quiet,
+        }
+    }
+}
+
+/// A filter that resizes, antialiased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Filter {
+    /// A triangle
+    Bilinear,
+    /// Keys' cubic
+    Bicubic,
+}
+
+impl From<Interpolation> for Filter {
+    fn from(interpolation: Interpolation) -> Self {
+        match interpolation {
+            Interpolation::Bilinear => Filter::Bilinear,
+            Interpolation::Bicubic => Filter::Bicubic,
         }
     }
 }
@@ -89,9 +119,16 @@ pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
 pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
     let device = selfsup_train::device(&args.device).or_usage()?;
     let image_size = args.image_size.map(u32::try_from).transpose().or_usage()?;
-    let of_files = args.arch.is_some() || args.names.is_some() || args.mean.is_some() || args.std.is_some();
+    let of_files = args.arch.is_some()
+        || args.names.is_some()
+        || args.mean.is_some()
+        || args.std.is_some()
+        || args.resize.is_some()
+        || args.interpolation.is_some();
     if (text == "pixels" || text.starts_with("random:")) && of_files {
-        let why = format!("--arch, --names, --mean and --std are for weight files, not for `{text}`");
+        let why = format!(
+            "--arch, --names, --resize, --interpolation, --mean and --std are for weight files, not for `{text}`"
+        );
         return Err(Failure::Usage(anyhow!(why)));
     }
     if text == "pixels" {
@@ -109,11 +146,17 @@ pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
 /// Loads the encoder of a run folder, a file or the hub, and says what was found in a file that does not say it itself.
 fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<Encoder> {
     let path = file(text, args.quiet)?;
-    let ExtractArgs { arch, names, image_size, mean, std, .. } = args;
+    let ExtractArgs { arch, names, image_size, resize, interpolation, mean, std, .. } = args;
+    let pixels = |side: &Option<u64>| side.map(usize::try_from).transpose().or_usage();
     let options = LoadOptions {
         arch: arch.clone(),
         names: names.clone(),
-        image_size: image_size.map(usize::try_from).transpose().or_usage()?,
+        image_size: pixels(image_size)?,
+        resize: pixels(resize)?,
+        interpolation: interpolation.map(|filter| match filter {
+            Filter::Bilinear => Interpolation::Bilinear,
+            Filter::Bicubic => Interpolation::Bicubic,
+        }),
         mean: mean.map(|three| three.0),
         std: std.map(|three| three.0),
     };
@@ -121,14 +164,20 @@ fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<E
     let loaded = load_file(&path, &options, device).or_usage()?;
     if loaded.says_itself() {
         if !told && options != LoadOptions::default() {
-            let why = "--arch, --names, --image-size, --mean and --std are for what does not say its own, as this encoder does";
+            let why = "--arch, --names, --image-size, --resize, --interpolation, --mean and --std are for what does not say its own, as this encoder does";
             return Err(Failure::Usage(anyhow!(why)));
         }
         return Ok(loaded.encoder);
     }
     if !args.quiet {
         let Loaded { encoder, account, prepared_by, not_followed, .. } = &loaded;
-        let Preprocessing { image_size, mean, std: deviation, .. } = encoder.preprocessing();
+        let Preprocessing { image_size, resize, interpolation, mean, std: deviation, .. } =
+            encoder.preprocessing();
+        let cut = if resize == image_size { String::new() } else { format!(" of {resize}") };
+        let filter = match interpolation {
+            Interpolation::Bilinear => "",
+            Interpolation::Bicubic => ", resized bicubically",
+        };
         let by = match (prepared_by, mean_said, std_said) {
             (_, true, true) => "by --mean and --std".to_owned(),
             (Some(by), false, false) => format!("as {by} says"),
@@ -139,24 +188,35 @@ fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<E
             }
         };
         output::say(format_args!(
-            "{text}: {} by the names of {}{}: {} tensors used, {} dropped; images of {image_size} pixels, normalised {by} (mean {}, std {})",
+            "{text}: {} by the names of {}{}: {} tensors used, {}; images of {image_size} pixels{cut}{filter}, normalised {by} (mean {}, std {})",
             encoder.arch().name,
             account.convention.name,
             if account.prefix.is_empty() { String::new() } else { format!(" under `{}`", account.prefix) },
             account.backbone.len(),
-            account.dropped.len() + account.head.len(),
+            dropped(account),
             short(mean),
             short(deviation),
         ));
         if !not_followed.is_empty() {
             output::say(format_args!(
-                "{text}: {} says besides: {}; here the shorter side is resized, bilinearly, and the central square taken",
+                "{text}: {} says besides: {}; here the shorter side is resized to {resize} pixels{}, and the central square taken",
                 prepared_by.as_deref().unwrap_or_default(),
                 not_followed.join(", "),
+                filter.replace(", resized", ""),
             ));
         }
     }
     Ok(loaded.encoder)
+}
+
+/// How many tensors were dropped, and what they were.
+pub fn dropped(account: &Account) -> String {
+    let kinds: Vec<String> =
+        account.dropped_kinds().into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    match kinds[..] {
+        [] => "none dropped".into(),
+        _ => format!("{} dropped ({})", account.dropped.len() + account.head.len(), kinds.join(", ")),
+    }
 }
 
 /// Three numbers to three digits.

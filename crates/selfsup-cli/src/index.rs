@@ -7,14 +7,14 @@ use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
 use selfsup_data::Dataset;
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{Colors, Preprocessing, arch};
+use selfsup_models::{Preprocessing, arch};
 use selfsup_probe::{Features, Frozen};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A larger side is no input; a transformer's positions for it would fill the memory.
-const MOST_SIDE: u64 = 4096;
+const MOST_SIDE: usize = 4096;
 
 /// A label's number where the source has none.
 const NO_LABEL: i64 = -1;
@@ -35,21 +35,18 @@ pub struct Index {
 /// By what network, and of what images: equal weights alone do not make equal features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Made {
-    image_size: u64,
-    /// But for pixels.
-    encoder: Option<MadeBy>,
+    by: By,
     /// As the command said, for a file of another and for `random:ARCH`.
     names: Option<String>,
     seed: u64,
 }
 
-/// An encoder, but for its weights.
+/// An encoder, but for its weights, or the pixels themselves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct MadeBy {
-    arch: String,
-    mean: [f32; 3],
-    std: [f32; 3],
-    lightness: bool,
+#[serde(rename_all = "lowercase")]
+enum By {
+    Encoder { arch: String, preprocessing: Preprocessing },
+    Pixels { image_size: usize },
 }
 
 impl Index {
@@ -62,7 +59,7 @@ impl Index {
             data: args.data.clone(),
             classes: data.classes().to_vec(),
             features,
-            made: Made { names: names.clone(), seed: *seed, ..Made::of(frozen) },
+            made: Made { by: By::of(frozen), names: names.clone(), seed: *seed },
         })
     }
 
@@ -111,11 +108,14 @@ impl Index {
             return Err(no("ids, labels and features are not of as many images"));
         }
         // Before anything is built by it.
-        let width = match &made.encoder {
-            Some(by) => arch(&by.arch).map_err(|e| no(&e.to_string()))?.config.feature_dim() as u64,
-            None => made.image_size.saturating_pow(2).saturating_mul(3),
+        let (width, side) = match &made.by {
+            By::Encoder { arch: name, preprocessing } => {
+                let arch = arch(name).map_err(|e| no(&e.to_string()))?;
+                (arch.config.feature_dim(), preprocessing.image_size)
+            }
+            By::Pixels { image_size } => (image_size.saturating_pow(2).saturating_mul(3), *image_size),
         };
-        if width != dim as u64 || !(1..=MOST_SIDE).contains(&made.image_size) {
+        if width != dim || !(1..=MOST_SIDE).contains(&side) {
             return Err(no("its features are not what it says they were made by"));
         }
         let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
@@ -143,38 +143,39 @@ impl Index {
 
     /// How `encoder` turns other images into such features; what the index says holds, whatever a file says.
     pub fn extract(&self, encoder: &str, device: &str, quiet: bool) -> ExtractArgs {
-        let Made { image_size, encoder: by, names, seed } = self.made.clone();
-        let mut args =
-            ExtractArgs { image_size: Some(image_size), seed, ..ExtractArgs::new(device, 0, quiet) };
-        if let Some(by) = by.filter(|_| encoder != "pixels" && !encoder.starts_with("random:")) {
-            (args.arch, args.names) = (Some(by.arch), names);
-            (args.mean, args.std) = (Some(Channels(by.mean)), Some(Channels(by.std)));
+        let Made { by, names, seed } = self.made.clone();
+        let mut args = ExtractArgs { seed, ..ExtractArgs::new(device, 0, quiet) };
+        match by {
+            By::Pixels { image_size } => args.image_size = Some(image_size as u64),
+            By::Encoder { arch, preprocessing } => {
+                let Preprocessing { image_size, resize, interpolation, mean, std, .. } = preprocessing;
+                args.image_size = Some(image_size as u64);
+                if encoder != "pixels" && !encoder.starts_with("random:") {
+                    (args.arch, args.names) = (Some(arch), names);
+                    (args.mean, args.std) = (Some(Channels(mean)), Some(Channels(std)));
+                    args.resize = Some(resize as u64);
+                    args.interpolation = Some(interpolation.into());
+                }
+            }
         }
         args
     }
 
     /// Whether such features are what `frozen` makes.
     pub fn is_made_by(&self, frozen: &Frozen) -> Result<bool> {
-        let made = Made::of(frozen);
-        let same = made.image_size == self.made.image_size && made.encoder == self.made.encoder;
-        Ok(same && sha256(frozen)? == self.encoder_sha256)
+        Ok(By::of(frozen) == self.made.by && sha256(frozen)? == self.encoder_sha256)
     }
 }
 
-impl Made {
+impl By {
     fn of(frozen: &Frozen) -> Self {
-        let (image_size, encoder) = match frozen {
-            Frozen::Pixels { image_size } => (u64::from(*image_size), None),
-            Frozen::Encoder(encoder) => {
-                let Preprocessing { image_size, mean, std, colors } = encoder.preprocessing().clone();
-                let lightness = colors == Colors::Lightness;
-                (
-                    image_size as u64,
-                    Some(MadeBy { arch: encoder.arch().name.to_owned(), mean, std, lightness }),
-                )
-            }
-        };
-        Self { image_size, encoder, names: None, seed: 0 }
+        match frozen {
+            Frozen::Pixels { image_size } => By::Pixels { image_size: *image_size as usize },
+            Frozen::Encoder(encoder) => By::Encoder {
+                arch: encoder.arch().name.to_owned(),
+                preprocessing: encoder.preprocessing().clone(),
+            },
+        }
     }
 }
 

@@ -192,6 +192,11 @@ fn inspect_says_what_is_inside() {
     let file = json(d, &["inspect", "run/encoder.safetensors", "--json"]);
     assert_eq!(file["file_sha256"], run["file_sha256"]);
     assert_eq!(file["tensors"], json(d, &["inspect", "random:resnet10-narrow-cifar", "--json"])["tensors"]);
+    // A folder of weights that is no run, as others publish them.
+    fs::create_dir(d.join("theirs")).unwrap();
+    fs::copy(d.join("run/encoder.safetensors"), d.join("theirs/model.safetensors")).unwrap();
+    let theirs = json(d, &["inspect", "theirs", "--json"]);
+    assert!(theirs["run"].is_null() && theirs["file_sha256"] == run["file_sha256"], "{theirs}");
     let text = ok(d, &["inspect", "run"]);
     assert!(text.contains("layer4.0.downsample.0.weight") && text.contains("config.toml"), "{text}");
 }
@@ -287,7 +292,7 @@ fn weight_files_of_others_are_probed_and_what_was_found_is_said() {
     let (status, _, stderr) = run(d, &[&probe[..], &more].concat());
     assert_eq!(status, 0, "{stderr}");
     let said = "resnet10-mini by the names of moco under `state_dict.module.encoder_q.`";
-    assert!(stderr.contains(said) && stderr.contains("1 dropped; images of 12 pixels"), "{stderr}");
+    assert!(stderr.contains(said) && stderr.contains("1 dropped (1 queue); images of 12 pixels"), "{stderr}");
     for (flags, part) in [
         (["--names", "timmm"], "did you mean `timm`"),
         (["--names", "lightly"], "none of its tensors"),
@@ -314,7 +319,7 @@ fn convert_writes_other_names_and_comes_back() {
     colours(&d.join("colours"), 10);
     step(d);
     let stdout = ok(d, &["convert", "run", "theirs.safetensors", "--names", "hf-resnet"]);
-    assert!(stdout.contains("as hf-resnet has them, 0 dropped"), "{stdout}");
+    assert!(stdout.contains("as hf-resnet has them, none dropped"), "{stdout}");
     ok(d, &["convert", "theirs.safetensors", "ours.safetensors"]);
     let bytes = |name: &str| fs::read(d.join(name)).unwrap();
     assert_eq!(bytes("run/encoder.safetensors"), bytes("ours.safetensors"), "metadata and all");

@@ -4,6 +4,7 @@ use crate::source::{OpenOptions, Part, open, open_all, split_part};
 use crate::{Dataset, Error, Result, Source};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// One in so many samples goes to the test part when the source has none of its own.
 const TEST_ONE_IN: u64 = 5;
@@ -117,11 +118,27 @@ fn in_test(id: &str) -> bool {
 fn labelled(dataset: &Dataset, src: &str) -> Result<Dataset> {
     let indices: Vec<usize> = (0..dataset.len()).filter(|&i| dataset.sample(i).label.is_some()).collect();
     if indices.is_empty() {
-        let hint = "; a folder is labelled by class folders, with no image directly in it, a manifest by its \
-            column `label`";
-        return Err(Error::NoLabels { src: src.into(), hint: hint.into() });
+        let hint = loose_image(dataset, src).unwrap_or_else(|| {
+            "; a folder is labelled by class folders, with no image directly in it, a manifest by its column `label`"
+                .into()
+        });
+        return Err(Error::NoLabels { src: src.into(), hint });
     }
     Ok(if indices.len() == dataset.len() { dataset.clone() } else { dataset.subset(&indices) })
+}
+
+/// What to do if images that lie directly in a folder keep its folders from being classes.
+fn loose_image(dataset: &Dataset, src: &str) -> Option<String> {
+    let ids = || (0..dataset.len()).map(|i| &dataset.sample(i).id);
+    let loose = ids().filter(|id| !id.contains('/')).count();
+    if !Path::new(src).is_dir() || loose == dataset.len() {
+        return None;
+    }
+    let first = ids().find(|id| !id.contains('/'))?;
+    Some(format!(
+        "; its folders are no classes while `{first}` lies beside them{}",
+        if loose > 1 { format!(", one of {loose} such images") } else { String::new() }
+    ))
 }
 
 /// The classes that have an image, of which there must be two.

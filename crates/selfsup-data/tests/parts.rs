@@ -93,6 +93,13 @@ fn what_cannot_be_probed_says_why() {
     let unlabelled = folder(&["a.png".into(), "b.png".into()]);
     assert!(matches!(error(&unlabelled, None), Error::NoLabels { .. }));
     assert!(matches!(error(&cats_dogs, Some(&unlabelled)), Error::NoLabels { .. }));
+    assert!(error(&unlabelled, None).to_string().contains("a folder is labelled by class folders"));
+    let mut beside = files(&["cat", "dog"], 20);
+    beside.push("cover.png".into());
+    let message = error(&folder(&beside), None).to_string();
+    assert!(message.contains("its folders are no classes while `cover.png` lies beside them"), "{message}");
+    beside.push("z.png".into());
+    assert!(error(&folder(&beside), None).to_string().contains("one of 2 such images"));
     let one = folder(&files(&["cat"], 20));
     assert!(matches!(error(&one, None), Error::OneClass { class, .. } if class == "cat"));
     let other = folder(&files(&["cat", "Dog"], 2));

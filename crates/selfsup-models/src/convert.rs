@@ -1,8 +1,7 @@
 //! A backbone from one convention's names to another's, its numbers untouched; Keras's become what PyTorch's are ([`crate::keras`]).
 
-use crate::encoder::Preprocessing;
 use crate::keras;
-use crate::load::{IMAGENET, arch_of, says_itself};
+use crate::load::{arch_of, says_itself, usual};
 use crate::names::{Account, Convention, Framework, recognise};
 use crate::published;
 use crate::weights::{self, WeightFile};
@@ -51,9 +50,7 @@ pub fn convert_file(path: &Path, from: Option<&str>, to: &Convention) -> Result<
         let (ours, _) = backbone(&file, from)?;
         // Of an architecture that is none of ours, or several, nothing can be said.
         if let Ok(arch) = arch_of(&ours, false) {
-            let (mean, std) = (said.mean.unwrap_or(IMAGENET.0), said.std.unwrap_or(IMAGENET.1));
-            let preprocessing = Preprocessing::rgb(said.image_size.unwrap_or(arch.image_size), mean, std);
-            converted.metadata.extend(preprocessing.metadata(arch));
+            converted.metadata.extend(said.or(usual(arch)).metadata(arch));
         }
     }
     Ok((converted, account))

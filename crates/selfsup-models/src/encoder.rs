@@ -1,60 +1,15 @@
 //! An encoder: a backbone, its weights, and how images must be prepared for it.
 
+use crate::Result;
 use crate::arch::Arch;
 use crate::backbone::{Backbone, Layer, Network};
 use crate::layers::Mode;
 use crate::params::{ParamBuilder, Params};
+use crate::preprocessing::{Colors, Preprocessing};
 use crate::weights::{self, WeightFile};
-use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// What of an image's colours a backbone sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Colors {
-    /// Red, green and blue.
-    #[default]
-    Rgb,
-    /// CIE lightness L/100 in each of three channels.
-    Lightness,
-}
-
-/// How u8 images become the backbone's input: x = (u8/255 − mean)/std a channel, on squares of `image_size`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Preprocessing {
-    /// The side of the square input, in pixels.
-    pub image_size: usize,
-    /// Mean of each channel, in 0…1.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel, in 0…1.
-    pub std: [f32; 3],
-    /// What the channels are.
-    pub colors: Colors,
-}
-
-impl Preprocessing {
-    /// That of coloured images.
-    pub fn rgb(image_size: usize, mean: [f32; 3], std: [f32; 3]) -> Self {
-        Self { image_size, mean, std, colors: Colors::Rgb }
-    }
-
-    /// What a file says of itself so that [`Encoder::load`] needs nothing else.
-    pub(crate) fn metadata(&self, arch: &Arch) -> BTreeMap<String, String> {
-        let mut metadata = BTreeMap::from([
-            ("arch".to_owned(), arch.name.to_owned()),
-            ("image_size".to_owned(), self.image_size.to_string()),
-            ("mean".to_owned(), format!("{:?}", self.mean)),
-            ("std".to_owned(), format!("{:?}", self.std)),
-        ]);
-        if self.colors != Colors::Rgb {
-            metadata.insert("colors".into(), serde_json::to_string(&self.colors).expect("a name"));
-        }
-        metadata
-    }
-}
 
 /// A backbone with its weights and its input's preparation.
 #[derive(Debug, Clone)]
@@ -91,9 +46,7 @@ impl Encoder {
         build: ParamBuilder,
         device: &Device,
     ) -> Result<Self> {
-        if preprocessing.image_size == 0 {
-            return Err(Error::Size { name: "image_size", expected: "at least 1 pixel", got: 0 });
-        }
+        preprocessing.check()?;
         arch.config.check_side(preprocessing.image_size)?;
         let backbone = Backbone::new(&arch.config.for_images(preprocessing.image_size), &build)?;
         Ok(Self {

@@ -18,9 +18,9 @@
 //!
 //! In training a batch's own variance gets our ε; Keras's would differ.
 
-use crate::encoder::Preprocessing;
 use crate::layers::BATCH_NORM_EPS;
 use crate::names::Account;
+use crate::preprocessing::Preprocessing;
 use crate::weights::keras::{EPSILON, STRIDED};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};

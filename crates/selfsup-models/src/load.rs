@@ -8,11 +8,12 @@ use crate::arch::{ARCHS, Arch, arch};
 use crate::backbone::{Backbone, Network};
 use crate::classifier::Classifier;
 use crate::convert::backbone;
-use crate::encoder::{Colors, Encoder, Preprocessing};
+use crate::encoder::Encoder;
 use crate::keras;
 use crate::names::{Account, Framework};
 use crate::params::ParamBuilder;
 use crate::positions;
+use crate::preprocessing::{Colors, Interpolation, Preprocessing};
 use crate::published;
 use crate::resnet::Block;
 use crate::weights::{self, WeightFile};
@@ -21,8 +22,11 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Mean and standard deviation of ImageNet's channels, by which nearly all published weights expect images to be normalised.
-pub(crate) const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// How images are prepared where nobody says it: by mean and standard deviation of ImageNet's channels, as nearly all published weights
+/// expect.
+pub(crate) fn usual(arch: &Arch) -> Preprocessing {
+    Preprocessing::rgb(arch.image_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+}
 
 /// What a file does not say, or says wrongly.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,6 +38,10 @@ pub struct LoadOptions {
     /// Side of the input, in pixels; otherwise as the file says or, of another's, `preprocessor_config.json` or timm's `config.json` beside
     /// it, or else the architecture's usual one.
     pub image_size: Option<usize>,
+    /// The shorter side that images are resized to, in pixels; otherwise as said there, in proportion to the input's side, or else that side.
+    pub resize: Option<usize>,
+    /// The filter of that resizing; otherwise as said there, or else bilinear.
+    pub interpolation: Option<Interpolation>,
     /// Mean of each channel, in 0…1; otherwise as said there, or else ImageNet's or, by Keras's names, that of Keras's "caffe mode".
     pub mean: Option<[f32; 3]>,
     /// Standard deviation of each channel, in 0…1; otherwise likewise.
@@ -52,8 +60,8 @@ pub struct Loaded {
     pub account: Account,
     /// The file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// What else the configuration beside the file says of how images are prepared, and is not followed: a crop of what was resized,
-    /// other proportions, another interpolation than the bilinear one.
+    /// What else the configuration beside the file says of how images are prepared, and is not followed: other proportions, another filter
+    /// than those of [`Interpolation`].
     pub not_followed: Vec<String>,
     /// Who says how images are prepared: the file, the configuration beside it, or Keras by the names; `None` where nobody does.
     pub prepared_by: Option<String>,
@@ -173,18 +181,20 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
         Some((_, own)) => (own, Some("the file".to_owned())),
         None => {
             let said = published::beside(path)?.unwrap_or_default();
-            not_followed = said.not_followed;
-            let side = said.image_size.unwrap_or(arch.image_size);
             let (usual, usual_by) = match is_keras {
-                true => (keras::preprocessing(side), Some("keras.applications".to_owned())),
-                false => (Preprocessing::rgb(side, IMAGENET.0, IMAGENET.1), None),
+                true => (keras::preprocessing(arch.image_size), Some("keras.applications".to_owned())),
+                false => (usual(arch), None),
             };
-            let by = if said.by.is_empty() { usual_by } else { Some(said.by) };
-            let (mean, std) = (said.mean.unwrap_or(usual.mean), said.std.unwrap_or(usual.std));
-            (Preprocessing::rgb(side, mean, std), by)
+            let preprocessing = said.or(usual);
+            not_followed = said.not_followed;
+            (preprocessing, if said.by.is_empty() { usual_by } else { Some(said.by) })
         }
     };
-    preprocessing.image_size = options.image_size.unwrap_or(preprocessing.image_size);
+    if let Some(image_size) = options.image_size {
+        preprocessing = preprocessing.at(image_size);
+    }
+    preprocessing.resize = options.resize.unwrap_or(preprocessing.resize);
+    preprocessing.interpolation = options.interpolation.unwrap_or(preprocessing.interpolation);
     preprocessing.mean = options.mean.unwrap_or(preprocessing.mean);
     preprocessing.std = options.std.unwrap_or(preprocessing.std);
     arch.config.check_side(preprocessing.image_size)?;
@@ -224,16 +234,26 @@ fn own(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<(&'sta
             problem: "missing; was this file written by selfsup?".into(),
         })
     };
+    let image_size = parse(path, "image_size", field("image_size")?)?;
     let preprocessing = Preprocessing {
-        image_size: parse(path, "image_size", field("image_size")?)?,
+        image_size,
+        resize: parse_or(path, "resize", metadata, image_size)?,
+        interpolation: parse_or(path, "interpolation", metadata, Interpolation::Bilinear)?,
         mean: parse(path, "mean", field("mean")?)?,
         std: parse(path, "std", field("std")?)?,
-        colors: match metadata.get("colors") {
-            Some(text) => parse(path, "colors", text)?,
-            None => Colors::Rgb,
-        },
+        colors: parse_or(path, "colors", metadata, Colors::Rgb)?,
     };
     Ok(Some((arch(field("arch")?)?, preprocessing)))
+}
+
+/// A field that is not written where it says the usual.
+fn parse_or<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    field: &'static str,
+    metadata: &BTreeMap<String, String>,
+    usual: T,
+) -> Result<T> {
+    metadata.get(field).map_or(Ok(usual), |text| parse(path, field, text))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, field: &'static str, text: &str) -> Result<T> {

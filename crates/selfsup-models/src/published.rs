@@ -1,11 +1,12 @@
 //! What stands beside published weights: how images are prepared for them.
 //!
-//! `preprocessor_config.json` is transformers' (`image_mean`, `image_std`, `size` or `crop_size`, `rescale_factor`), `config.json` timm's
-//! (`pretrained_cfg` with `mean`, `std`, `input_size`), of which transformers' own `config.json` has nothing. A field that is `null` says as
-//! much as one that is not there, but for what is done: transformers writes `"do_center_crop": null` for what is not.
+//! `preprocessor_config.json` is transformers' (`image_mean`, `image_std`, `size`, `crop_size` or `crop_pct`, `resample`, `rescale_factor`),
+//! `config.json` timm's (`pretrained_cfg` with `mean`, `std`, `input_size`, `crop_pct`, `interpolation`), of which transformers' own
+//! `config.json` has nothing. A field that is `null` says as much as one that is not there, but for what is done: transformers writes
+//! `"do_center_crop": null` for what is not. Where timm's says no `crop_pct` or `interpolation`, timm takes .875 and bicubic.
 
-use crate::{Error, Result};
-use serde_json::{Value, json};
+use crate::{Error, Interpolation, Preprocessing, Result};
+use serde_json::Value;
 use std::path::Path;
 
 /// How images are prepared, as far as a file says so.
@@ -14,10 +15,39 @@ pub(crate) struct Said {
     /// The file's name.
     pub by: String,
     pub image_size: Option<usize>,
+    pub shorter: Option<Shorter>,
+    pub interpolation: Option<Interpolation>,
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,
-    /// What else it says, which is not followed: images are resized bilinearly to their shorter side, of which the central square is taken.
+    /// What else it says, which is not followed: of what is resized by its shorter side the central square is taken.
     pub not_followed: Vec<String>,
+}
+
+/// The shorter side that images are resized to before their central square is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Shorter {
+    Pixels(usize),
+    /// The square's side is this share of it.
+    CropPct(f64),
+}
+
+impl Said {
+    /// What is said, and what is usual where nothing is.
+    pub(crate) fn or(&self, usual: Preprocessing) -> Preprocessing {
+        let usual = self.image_size.map(|side| usual.at(side)).unwrap_or(usual);
+        let resize = match self.shorter {
+            Some(Shorter::Pixels(side)) => side,
+            Some(Shorter::CropPct(share)) => (usual.image_size as f64 / share).floor() as usize,
+            None => usual.resize,
+        };
+        Preprocessing {
+            resize,
+            interpolation: self.interpolation.unwrap_or(usual.interpolation),
+            mean: self.mean.unwrap_or(usual.mean),
+            std: self.std.unwrap_or(usual.std),
+            ..usual
+        }
+    }
 }
 
 /// What the folder of a weight file says; `None` if it says nothing.
@@ -71,30 +101,52 @@ fn transformers(json: &Value) -> std::result::Result<Option<Said>, Problem> {
     let scaled = |values: Option<[f32; 3]>| values.map(|values| values.map(|value| value / scale));
     let crop = if done("do_center_crop") { side(json, "crop_size")? } else { None };
     let image_size = crop.map_or_else(|| side(json, "size"), |crop| Ok(Some(crop)))?;
-    let mut not_followed = Vec::new();
-    if done("do_resize") {
-        let size = side(json, "size").ok().flatten();
-        if size != image_size
-            || (crop.is_none() && field(json, "size").is_some_and(|size| !is_shorter_side(size)))
-        {
-            not_followed.extend(field(json, "size").map(|size| format!("size {size}")));
-        }
-        let bilinear = [json!(2), json!("bilinear")];
-        not_followed.extend(unlike(json, "resample", &bilinear));
-    } else {
-        not_followed.push("do_resize false".into());
+    let mut said = Said { image_size, mean: scaled(mean), std: scaled(std), ..Said::default() };
+    if !done("do_resize") {
+        said.not_followed.push("do_resize false".into());
+        return Ok(Some(said));
     }
-    Ok(Some(Said { by: String::new(), image_size, mean: scaled(mean), std: scaled(std), not_followed }))
+    let (interpolation, other) = filter(json, "resample");
+    said.interpolation = interpolation;
+    said.not_followed.extend(other);
+    let Some(size) = field(json, "size") else { return Ok(Some(said)) };
+    let shorter = if is_shorter_side(size) { side(json, "size").ok().flatten() } else { None };
+    match (shorter, image_size, crop_pct(json)?) {
+        // ConvNext's processor, which residual networks have too, crops what is small.
+        (Some(side), _, Some(share)) if crop.is_none() && side < CONVNEXT_CROPS_BELOW => {
+            said.shorter = Some(Shorter::CropPct(share));
+        }
+        (Some(shorter), Some(square), None) if shorter >= square => {
+            said.shorter = Some(Shorter::Pixels(shorter));
+        }
+        _ => said.not_followed.push(format!("size {size}")),
+    }
+    Ok(Some(said))
 }
+
+/// From this side on transformers' `ConvNextImageProcessor` resizes to squares, and crops nothing.
+const CONVNEXT_CROPS_BELOW: usize = 384;
 
 /// Whether a size is that of the shorter side: others change an image's proportions.
 fn is_shorter_side(size: &Value) -> bool {
     size.is_number() || field(size, "shortest_edge").is_some()
 }
 
-/// A field and its value, if it is there and none of these.
-fn unlike(json: &Value, name: &str, ours: &[Value]) -> Option<String> {
-    field(json, name).filter(|value| !ours.contains(value)).map(|value| format!("{name} {value}"))
+/// The filter of a resize, or what else is said of it: PIL's numbers, or a name.
+fn filter(json: &Value, name: &str) -> (Option<Interpolation>, Option<String>) {
+    let Some(value) = field(json, name) else { return (None, None) };
+    match (value.as_u64(), value.as_str()) {
+        (Some(2), _) | (_, Some("bilinear")) => (Some(Interpolation::Bilinear), None),
+        (Some(3), _) | (_, Some("bicubic")) => (Some(Interpolation::Bicubic), None),
+        _ => (None, Some(format!("{name} {value}"))),
+    }
+}
+
+/// A share of what was resized. Less than a quarter nobody sees; it would make images larger than any memory.
+fn crop_pct(json: &Value) -> std::result::Result<Option<f64>, Problem> {
+    let Some(value) = field(json, "crop_pct") else { return Ok(None) };
+    let share = value.as_f64().filter(|share| (0.25..=1.0).contains(share));
+    share.map(Some).ok_or_else(|| ("crop_pct", format!("no share from 0.25 to 1: {value}")))
 }
 
 fn timm(json: &Value) -> std::result::Result<Option<Said>, Problem> {
@@ -114,19 +166,22 @@ fn timm(json: &Value) -> std::result::Result<Option<Said>, Problem> {
             _ => return Err(("input_size", format!("not [channels, side, side]: {sides}"))),
         },
     };
-    let ours =
-        [("crop_pct", json!(1.0)), ("interpolation", json!("bilinear")), ("crop_mode", json!("center"))];
+    let (interpolation, other) = filter(json, "interpolation");
+    let crop_mode = field(json, "crop_mode").filter(|mode| mode.as_str() != Some("center"));
+    let other = other.into_iter().chain(crop_mode.map(|mode| format!("crop_mode {mode}")));
     Ok(Some(Said {
-        by: String::new(),
         image_size,
+        shorter: Some(Shorter::CropPct(crop_pct(json)?.unwrap_or(TIMMS.0))),
+        interpolation: Some(interpolation.unwrap_or(TIMMS.1)),
         mean: channels(json, "mean")?,
         std: channels(json, "std")?,
-        not_followed: ours
-            .iter()
-            .filter_map(|(name, ours)| unlike(json, name, std::slice::from_ref(ours)))
-            .collect(),
+        not_followed: other.collect(),
+        ..Said::default()
     }))
 }
+
+/// What timm takes where its configuration says no share and no filter (`timm.data.DEFAULT_CROP_PCT`, `resolve_data_config`).
+const TIMMS: (f64, Interpolation) = (0.875, Interpolation::Bicubic);
 
 /// A field that says something.
 fn field<'a>(json: &'a Value, name: &str) -> Option<&'a Value> {
@@ -200,7 +255,9 @@ mod tests {
         let by = "preprocessor_config.json".to_owned();
         let mean = Some([0.5; 3]);
         let not_followed = vec![r#"size {"height":224,"width":224}"#.to_owned()];
-        assert_eq!(got, Said { by, image_size: Some(224), mean, std: Some([0.5, 0.5, 0.25]), not_followed });
+        let std = Some([0.5, 0.5, 0.25]);
+        let expected = Said { by, image_size: Some(224), mean, std, not_followed, ..Said::default() };
+        assert_eq!(got, expected);
         // Older ones: a number, and a crop; images of -1…1 by their factor; none of it done.
         let crop = r#"{"size": 256, "crop_size": {"height": 224, "width": 224}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}"#;
         assert_eq!(said(&[("preprocessor_config.json", crop)]).unwrap().unwrap().image_size, Some(224));
@@ -244,10 +301,16 @@ mod tests {
         let new = r#"{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 288, 288], "mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3]}}"#;
         let got = said(&[("config.json", new)]).unwrap().unwrap();
         let (mean, std) = (Some([0.4, 0.5, 0.6]), Some([0.1, 0.2, 0.3]));
-        assert_eq!(
-            got,
-            Said { by: "config.json".into(), image_size: Some(288), mean, std, not_followed: vec![] }
-        );
+        let expected = Said {
+            by: "config.json".into(),
+            image_size: Some(288),
+            mean,
+            std,
+            shorter: Some(Shorter::CropPct(0.875)),
+            interpolation: Some(Interpolation::Bicubic),
+            not_followed: vec![],
+        };
+        assert_eq!(got, expected);
         let old = r#"{"architecture": "resnet18", "input_size": [3, 96, 96], "mean": [0.4, 0.5, 0.6]}"#;
         let got = said(&[("config.json", old)]).unwrap().unwrap();
         assert_eq!((got.image_size, got.mean, got.std), (Some(96), mean, None));
@@ -270,22 +333,73 @@ mod tests {
     #[test]
     fn what_is_not_followed_is_named() {
         let not = |name: &str, text: &str| said(&[(name, text)]).unwrap().unwrap().not_followed;
-        let ours = r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 1.0, "interpolation": "bilinear", "crop_mode": "center"}}"#;
-        assert!(not("config.json", ours).is_empty());
-        let timm = r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 0.95, "interpolation": "bicubic", "crop_mode": "squash"}}"#;
-        assert_eq!(
-            not("config.json", timm),
-            ["crop_pct 0.95", r#"interpolation "bicubic""#, r#"crop_mode "squash""#]
-        );
-        let ours =
-            r#"{"size": {"shortest_edge": 96}, "crop_size": {"height": 96, "width": 96}, "resample": 2}"#;
-        assert!(not("preprocessor_config.json", ours).is_empty());
-        let crop = r#"{"size": {"shortest_edge": 256}, "crop_size": 224, "resample": 3}"#;
-        assert_eq!(not("preprocessor_config.json", crop), [r#"size {"shortest_edge":256}"#, "resample 3"]);
-        assert_eq!(
-            not("preprocessor_config.json", r#"{"size": 9, "do_resize": false}"#),
-            ["do_resize false"]
-        );
+        let timm =
+            r#"{"pretrained_cfg": {"mean": [0, 0, 0], "interpolation": "lanczos", "crop_mode": "squash"}}"#;
+        assert_eq!(not("config.json", timm), [r#"interpolation "lanczos""#, r#"crop_mode "squash""#]);
+        for (text, words) in [
+            (r#"{"size": 9, "do_resize": false}"#, "do_resize false"),
+            (r#"{"size": 9, "resample": 1}"#, "resample 1"),
+            // Squares of other proportions, a square of what is smaller, and what is resized to a square before its crop.
+            (
+                r#"{"size": {"height": 384, "width": 384}, "crop_pct": 0.875}"#,
+                r#"size {"height":384,"width":384}"#,
+            ),
+            (r#"{"size": {"shortest_edge": 384}, "crop_pct": 0.875}"#, r#"size {"shortest_edge":384}"#),
+            (r#"{"size": 200, "crop_size": 224}"#, "size 200"),
+            (
+                r#"{"size": {"height": 256, "width": 256}, "crop_size": 224}"#,
+                r#"size {"height":256,"width":256}"#,
+            ),
+        ] {
+            assert_eq!(not("preprocessor_config.json", text), [words], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_images_are_cut_from_is_followed() {
+        use Interpolation::{Bicubic, Bilinear};
+        let usual = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
+        for (name, text, expected) in [
+            ("config.json", r#"{"pretrained_cfg": {"mean": [0, 0, 0]}}"#, (32, 36, Bicubic)),
+            ("config.json", r#"{"pretrained_cfg": {"input_size": [3, 224, 224]}}"#, (224, 256, Bicubic)),
+            (
+                "config.json",
+                r#"{"pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bilinear", "crop_mode": "center"}}"#,
+                (224, 235, Bilinear),
+            ),
+            (
+                "config.json",
+                r#"{"pretrained_cfg": {"input_size": [3, 288, 288], "crop_pct": 1.0}}"#,
+                (288, 288, Bicubic),
+            ),
+            (
+                "preprocessor_config.json",
+                r#"{"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "resample": 3}"#,
+                (224, 256, Bicubic),
+            ),
+            (
+                "preprocessor_config.json",
+                r#"{"size": 256, "crop_size": 224, "resample": 2}"#,
+                (224, 256, Bilinear),
+            ),
+            // ConvNext's, which transformers' residual networks have.
+            (
+                "preprocessor_config.json",
+                r#"{"size": 224, "crop_pct": 0.875, "resample": 3}"#,
+                (224, 256, Bicubic),
+            ),
+            ("preprocessor_config.json", r#"{"size": 96}"#, (96, 96, Bilinear)),
+            (
+                "preprocessor_config.json",
+                r#"{"size": {"shortest_edge": 256}, "do_center_crop": null}"#,
+                (256, 256, Bilinear),
+            ),
+        ] {
+            let said = said(&[(name, text)]).unwrap().unwrap();
+            let Preprocessing { image_size, resize, interpolation, .. } = said.or(usual.clone());
+            assert_eq!((image_size, resize, interpolation), expected, "{text}");
+            assert!(said.not_followed.is_empty(), "{text}: {:?}", said.not_followed);
+        }
     }
 
     #[test]
@@ -298,6 +412,9 @@ mod tests {
             (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "input_size": [3, 224, 160]}}"#, "input_size"),
             (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "input_size": [3, 0, 0]}}"#, "input_size"),
             (TIMM, r#"{"architecture": "vit", "input_size": 224}"#, "input_size"),
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 1e-9}}"#, "crop_pct"),
+            (TIMM, r#"{"pretrained_cfg": {"mean": [0, 0, 0], "crop_pct": 1.5}}"#, "crop_pct"),
+            (TRANSFORMERS, r#"{"size": 224, "crop_pct": "all"}"#, "crop_pct"),
             (TRANSFORMERS, r#"{"size": {"height": 224, "width": 160}}"#, "size"),
             (TRANSFORMERS, r#"{"size": [224, 160]}"#, "size"),
             (TRANSFORMERS, r#"{"size": [224]}"#, "size"),

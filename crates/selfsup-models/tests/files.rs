@@ -2,14 +2,18 @@
 
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{Encoder, Error, Mode, Preprocessing, arch};
+use selfsup_models::{Encoder, Error, Interpolation, Mode, Preprocessing, arch};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 const ARCH: &str = "resnet10-narrow-cifar";
 
 fn untrained(seed: u64) -> Encoder {
-    let preprocessing = Preprocessing::rgb(12, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]);
+    let preprocessing = Preprocessing {
+        resize: 14,
+        interpolation: Interpolation::Bicubic,
+        ..Preprocessing::rgb(12, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
+    };
     Encoder::untrained(arch(ARCH).unwrap(), preprocessing, seed, &Device::Cpu).unwrap()
 }
 

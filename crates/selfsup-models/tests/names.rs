@@ -5,7 +5,8 @@ use selfsup_models::names::{CONVENTIONS, Convention, Framework, recognise};
 use selfsup_models::params::ParamBuilder;
 use selfsup_models::weights::{self, WeightFile};
 use selfsup_models::{
-    Backbone, Encoder, Error, LoadOptions, Preprocessing, arch, convert, convert_file, load_file,
+    Backbone, Encoder, Error, Interpolation, LoadOptions, Preprocessing, arch, convert, convert_file,
+    load_file,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -261,6 +262,27 @@ fn conversions_go_there_and_back_bit_by_bit() {
     }
 }
 
+#[test]
+fn what_is_dropped_is_counted_by_kind() {
+    let names = [
+        "state_dict.module.encoder_q.conv1.weight",
+        "state_dict.module.encoder_q.bn1.num_batches_tracked",
+        "state_dict.module.encoder_q.fc.0.weight",
+        "state_dict.module.encoder_q.fc.0.bias",
+        "state_dict.module.encoder_k.conv1.weight",
+        "state_dict.module.queue",
+        "optimizer.state.0.momentum_buffer",
+    ];
+    let account = recognise(names.into_iter()).unwrap();
+    assert_eq!(account.convention.name, "moco");
+    let kinds = account.dropped_kinds();
+    let kinds: Vec<(&str, usize)> = kinds.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+    let expected = [("encoder_k", 1), ("fc", 2), ("num_batches_tracked", 1), ("optimizer", 1), ("queue", 1)];
+    assert_eq!(kinds, expected);
+    let account = recognise(["layer1.0.conv1.weight", "fc.weight"].into_iter()).unwrap();
+    assert_eq!(account.dropped_kinds(), [("fc".to_owned(), 1)]);
+}
+
 /// Converted, a file no longer lies beside the configuration that says how images are prepared.
 #[test]
 fn a_configuration_goes_with_the_weights() {
@@ -270,7 +292,7 @@ fn a_configuration_goes_with_the_weights() {
     let (nobody, _) = convert_file(&path, None, moco).unwrap();
     assert!(nobody.metadata.is_empty());
 
-    let json = r#"{"size": 96, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
+    let json = r#"{"size": 110, "crop_size": 96, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
     std::fs::write(folder.path().join("preprocessor_config.json"), json).unwrap();
     let original = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap().encoder;
     let (converted, _) = convert_file(&path, None, moco).unwrap();
@@ -279,7 +301,11 @@ fn a_configuration_goes_with_the_weights() {
     weights::write(&path, &converted).unwrap();
     let loaded = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap().encoder;
     assert_eq!(loaded.preprocessing(), original.preprocessing());
-    assert_eq!(loaded.preprocessing().image_size, 96);
+    let prepared = loaded.preprocessing();
+    assert_eq!(
+        (prepared.image_size, prepared.resize, prepared.interpolation),
+        (96, 110, Interpolation::Bicubic)
+    );
     assert_eq!(loaded.params().sha256().unwrap(), original.params().sha256().unwrap());
 }
 

@@ -3,12 +3,18 @@
 
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::publish::{Library, Publication, publication};
-use selfsup_models::{Colors, Encoder, Error, LoadOptions, Mode, Preprocessing, arch, load_file, weights};
+use selfsup_models::{
+    Colors, Encoder, Error, Interpolation, LoadOptions, Mode, Preprocessing, arch, load_file, weights,
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 
 fn encoder(name: &str, image_size: usize) -> Encoder {
+    // As much of an image as 224 of 256 pixels.
+    let resize = image_size * 8 / 7;
+    let interpolation = Interpolation::Bicubic;
     let preprocessing = Preprocessing::rgb(image_size, [0.485, 0.5, 0.1], [0.25, 0.3, 0.225]);
+    let preprocessing = Preprocessing { resize, interpolation, ..preprocessing };
     Encoder::untrained(arch(name).unwrap(), preprocessing, 7, &Device::Cpu).unwrap()
 }
 
@@ -48,12 +54,19 @@ fn what_is_published_is_the_encoder() {
         // Without the metadata, as another program might rewrite it: architecture and preparation from names, shapes and files beside.
         let bare = weights::WeightFile { metadata: BTreeMap::new(), ..file.weights };
         weights::write(&path, &bare).unwrap();
-        let config = folder.path().join("preprocessor_config.json");
-        std::fs::write(config, file.preprocessor.to_string()).unwrap();
         let options = LoadOptions { arch: Some(name.into()), ..LoadOptions::default() };
-        let loaded = load_file(&path, &options, &Device::Cpu).unwrap();
-        assert_eq!(loaded.encoder.preprocessing(), original.preprocessing());
-        assert_eq!(features(&loaded.encoder), features(&original));
+        for (name, json) in [("config.json", &file.config), ("preprocessor_config.json", &file.preprocessor)]
+        {
+            std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+            let loaded = load_file(&path, &options, &Device::Cpu).unwrap();
+            if name == "config.json" && library != Library::Timm {
+                assert_eq!(loaded.prepared_by, None, "of images it says nothing");
+                continue;
+            }
+            assert_eq!(loaded.prepared_by.as_deref(), Some(name));
+            assert_eq!(loaded.encoder.preprocessing(), original.preprocessing());
+            assert_eq!(features(&loaded.encoder), features(&original));
+        }
     }
 }
 

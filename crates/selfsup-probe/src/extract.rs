@@ -5,12 +5,14 @@
 use crate::error::setting;
 use crate::{Error, Features, Result};
 use candle_core::{DType, Tensor};
+use selfsup_augment::CenterView;
 use selfsup_data::{BatchLoader, LoaderConfig, Order, Source};
 use selfsup_kernels::global_avg_pool;
-use selfsup_models::{Encoder, Layer, Mode};
+use selfsup_models::{Encoder, Interpolation, Layer, Mode, Preprocessing};
 use std::sync::Arc;
 
 /// What turns images into features and is not trained any more.
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 #[derive(Debug, Clone)]
 pub enum Frozen {
     /// An encoder's backbone, in evaluation mode.
@@ -28,6 +30,17 @@ impl Frozen {
         match self {
             Frozen::Encoder(encoder) => encoder.preprocessing().image_size,
             Frozen::Pixels { image_size } => *image_size as usize,
+        }
+    }
+
+    /// What of an image the features are computed from.
+    ///
+    /// # Errors
+    /// Sides beyond those of [`CenterView`].
+    fn view(&self) -> Result<CenterView> {
+        match self {
+            Frozen::Encoder(encoder) => view(encoder.preprocessing()),
+            Frozen::Pixels { image_size } => checked(CenterView::new(*image_size)),
         }
     }
 
@@ -62,6 +75,29 @@ impl Frozen {
     }
 }
 
+/// The view that an encoder evaluates.
+fn view(p: &Preprocessing) -> Result<CenterView> {
+    let side = |name, side| u32::try_from(side).map_err(|_| setting(name, "at most 2^32 - 1 pixels", side));
+    checked(CenterView {
+        size: side("image_size", p.image_size)?,
+        resize: side("resize", p.resize)?,
+        interpolation: filter(p.interpolation),
+    })
+}
+
+fn checked(view: CenterView) -> Result<CenterView> {
+    view.validate()?;
+    Ok(view)
+}
+
+/// The augmentations' name of a filter.
+pub(crate) fn filter(interpolation: Interpolation) -> selfsup_augment::Interpolation {
+    match interpolation {
+        Interpolation::Bilinear => selfsup_augment::Interpolation::Bilinear,
+        Interpolation::Bicubic => selfsup_augment::Interpolation::Bicubic,
+    }
+}
+
 /// How features are computed. None of it changes what they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractConfig {
@@ -81,7 +117,7 @@ impl Default for ExtractConfig {
 
 /// The features of every sample that can be decoded, in the source's order.
 ///
-/// Views are [`center_view`](selfsup_augment::center_view)s of the encoder's image size; nothing is random.
+/// Views are the [`CenterView`]s of the encoder's [`Preprocessing`]; nothing is random.
 /// `progress` is told after each batch how many samples are done, those skipped included. The returned
 /// [`Features::source`] is empty: a [`Source`] has no name.
 ///
@@ -101,8 +137,8 @@ pub fn extract(
         pixels => pixels.clone(),
     };
     let mut append = |pixels, n, values: &mut [Vec<f32>]| fixed.append(pixels, n, &mut values[0]);
-    let side = frozen.image_size();
-    let features = pass(side, &[frozen.feature_dim()], data, config, &mut append, progress)?.remove(0);
+    let view = frozen.view()?;
+    let features = pass(view, &[frozen.feature_dim()], data, config, &mut append, progress)?.remove(0);
     match (before, frozen.fingerprint()?) {
         (Some(before), Some(after)) if before != after => Err(Error::EncoderChanged { before, after }),
         _ => Ok(features),
@@ -121,7 +157,8 @@ pub fn extract_layers(
     config: &ExtractConfig,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Features>> {
-    let side = encoder.preprocessing().image_size;
+    let view = view(encoder.preprocessing())?;
+    let side = view.size as usize;
     let dims: Vec<usize> = layers.iter().map(|layer| layer.channels()).collect();
     let before = encoder.params().fingerprint()?;
     let fixed = fixed(encoder, &data, config)?;
@@ -132,7 +169,7 @@ pub fn extract_layers(
         }
         Ok(())
     };
-    let features = pass(side, &dims, data, config, &mut append, progress)?;
+    let features = pass(view, &dims, data, config, &mut append, progress)?;
     let after = encoder.params().fingerprint()?;
     if before == after { Ok(features) } else { Err(Error::EncoderChanged { before, after }) }
 }
@@ -147,16 +184,13 @@ type Append<'a> = dyn FnMut(Vec<u8>, usize, &mut [Vec<f32>]) -> Result<()> + 'a;
 
 /// Features of widths `dims` from one pass over the data.
 fn pass(
-    side: usize,
+    view: CenterView,
     dims: &[usize],
     data: Arc<dyn Source>,
     config: &ExtractConfig,
     append: &mut Append<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Features>> {
-    let Some(size) = u32::try_from(side).ok().filter(|&size| size > 0) else {
-        return Err(setting("image_size", "between 1 and 2^32 - 1 pixels", side));
-    };
     if config.batch_size == 0 {
         return Err(setting("batch_size", "at least 1", 0));
     }
@@ -170,8 +204,7 @@ fn pass(
         strict: config.strict,
         ..LoaderConfig::default()
     };
-    let view =
-        move |image: &image::RgbImage, _: &_| Ok(selfsup_augment::center_view(image, size)?.into_raw());
+    let view = move |image: &image::RgbImage, _: &_| Ok(view.apply(image)?.into_raw());
     for batch in BatchLoader::new(data.clone(), loader, Order::Sequential, Arc::new(view)) {
         let batch = batch?;
         let n = batch.indices.len();

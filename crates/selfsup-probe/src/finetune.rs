@@ -7,6 +7,7 @@
 //! Letters: n samples, d features, c classes.
 
 use crate::error::setting;
+use crate::extract::filter;
 use crate::features::share_correct;
 use crate::protocol::{Kind, ProbeConfig, ProbeResult, check, mean_and_std};
 use crate::{Error, ExtractConfig, Frozen, Result, extract, few_labels};
@@ -211,7 +212,9 @@ pub fn fit(
     };
     let mut optimizer = OptimizerConfig::Sgd(sgd).build(groups)?;
 
-    let crop = RandomResizedCrop::new(side as u32, [config.min_crop, 1.0]);
+    let interpolation = filter(encoder.preprocessing().interpolation);
+    let crop =
+        RandomResizedCrop { interpolation, ..RandomResizedCrop::new(side as u32, [config.min_crop, 1.0]) };
     let views = Pipeline(vec![
         Transform::RandomResizedCrop(crop),
         Transform::HorizontalFlip(HorizontalFlip { p: 0.5 }),

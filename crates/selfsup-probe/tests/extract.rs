@@ -2,8 +2,9 @@
 
 use candle_core::Device;
 use image::{Rgb, RgbImage};
+use selfsup_augment::CenterView;
 use selfsup_data::{Sample, Source};
-use selfsup_models::{Encoder, Mode, Preprocessing, arch};
+use selfsup_models::{Encoder, Interpolation, Mode, Preprocessing, arch};
 use selfsup_probe::{Error, ExtractConfig, Features, Frozen, extract};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,8 +67,16 @@ impl Source for Images {
     }
 }
 
+/// What the encoder sees of an image.
+const VIEW: CenterView =
+    CenterView { size: 8, resize: 11, interpolation: selfsup_augment::Interpolation::Bicubic };
+
 fn encoder() -> Encoder {
-    let preprocessing = Preprocessing::rgb(8, [0.5; 3], [0.25; 3]);
+    let preprocessing = Preprocessing {
+        resize: VIEW.resize as usize,
+        interpolation: Interpolation::Bicubic,
+        ..Preprocessing::rgb(8, [0.5; 3], [0.25; 3])
+    };
     Encoder::untrained(arch("resnet10-narrow-cifar").unwrap(), preprocessing, 1, &Device::Cpu).unwrap()
 }
 
@@ -128,8 +137,7 @@ fn batches_do_not_change_the_features_nor_extraction_the_encoder() {
     }
     assert_eq!(encoder.params().sha256().unwrap(), before);
     // Evaluation mode: in training mode the statistics of the batch would enter.
-    let pixels: Vec<u8> =
-        (0..2).flat_map(|i| selfsup_augment::center_view(&image(i), 8).unwrap().into_raw()).collect();
+    let pixels: Vec<u8> = (0..2).flat_map(|i| VIEW.apply(&image(i)).unwrap().into_raw()).collect();
     let images = candle_core::Tensor::from_vec(pixels, (2, 8, 8, 3), &Device::Cpu).unwrap();
     let expected = encoder.forward(&images, Mode::Eval).unwrap().to_vec2::<f32>().unwrap();
     for (i, expected) in expected.iter().enumerate() {
@@ -158,6 +166,10 @@ fn says_what_is_wrong() {
     let pixels = Frozen::Pixels { image_size: 8 };
     assert_eq!(run(&pixels, 0, false), "batch_size must be at least 1, got 0");
     let none = Frozen::Pixels { image_size: 0 };
-    assert_eq!(run(&none, 1, false), "image_size must be between 1 and 2^32 - 1 pixels, got 0");
+    assert_eq!(run(&none, 1, false), "center_view: `size` must be in 1…16384, got 0");
+    let huge = Preprocessing { resize: 1 << 20, ..encoder().preprocessing().clone() };
+    let huge = Encoder::untrained(encoder().arch(), huge, 1, &Device::Cpu).unwrap();
+    let huge = run(&Frozen::Encoder(huge), 1, false);
+    assert_eq!(huge, "center_view: `resize` must be in 1…16384, got 1048576");
     assert!(run(&pixels, 4, true).contains("folder/002.png"));
 }

@@ -22,12 +22,18 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Whether there is a run, whole or not.
+    pub fn is_one(path: &Path) -> bool {
+        Self(path.to_owned()).config().is_file()
+    }
+
     /// The folder of a run that is there, and its configuration.
     pub fn open(path: &Path) -> Result<(Self, PretrainConfig)> {
         let folder = Self(path.to_owned());
         let missing = |why: &str| Error::NoRun { folder: path.to_owned(), why: why.to_owned() };
         let text = match fs::read_to_string(folder.config()) {
             Ok(text) => text,
+            Err(_) if path.is_file() => return Err(missing("it is a file; a run is a folder")),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(missing("there is no config.toml"));
             }

@@ -261,7 +261,8 @@ fn build(config: &PretrainConfig, samples: usize) -> Result<Built> {
     config.validate()?;
     if samples < config.batch_size {
         return Err(Error::Config(format!(
-            "batch_size is {}, but `{}` has {samples} images; a batch takes each image once",
+            "batch_size is {}, but `{}` has {samples} images; a batch takes each image once: give a smaller batch_size \
+             (--batch-size)",
             config.batch_size, config.data
         )));
     }
@@ -293,7 +294,7 @@ fn check_sizes(config: &PretrainConfig, data: &Dataset) -> Result<()> {
     }
     Err(Error::Config(format!(
         "most images of `{}` are smaller than the views: their shorter side is {median} pixels (median), image_size \
-         is {}; choose a smaller image_size, or set allow_small_images=true",
+         is {}; choose a smaller image_size (--image-size), or enlarge them with --set allow_small_images=true",
         config.data, config.image_size
     )))
 }

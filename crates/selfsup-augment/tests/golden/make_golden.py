@@ -65,6 +65,9 @@ def cases():
     for size in (21, 30):
         yield "center_crop", "pil", {"size": size}, lambda i, size: F.center_crop(i, [size, size])
     yield "center_view", "pil", {"size": 24}, lambda i, size: F.center_crop(F.resize(i, [size], antialias=True), [size, size])
+    # What timm's `create_transform` does for a `crop_pct` of .875 and bicubic interpolation, its defaults.
+    timm_eval = lambda i, size, resize: F.center_crop(F.resize(i, [resize], MODES["bicubic"], antialias=True), [size, size])
+    yield "timm_eval", "pil", {"size": 28, "resize": 32}, timm_eval
 
 
 def main():

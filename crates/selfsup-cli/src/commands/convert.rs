@@ -37,15 +37,12 @@ pub fn run(args: ConvertArgs) -> Result {
     let (converted, account) = convert_file(&from, args.from_names.as_deref(), to).or_usage()?;
     weights::write(&args.to, &converted)?;
     output::print_line(format_args!(
-        "{}: {} tensors of {} as {} has them, {} dropped",
+        "{}: {} tensors of {} as {} has them, {}",
         args.to.display(),
         converted.tensors.len(),
         account.convention.name,
         to.name,
-        account.dropped.len()
+        frozen::dropped(&account),
     ))?;
-    for name in &account.dropped {
-        output::say(format_args!("dropped {name}"));
-    }
     Ok(())
 }

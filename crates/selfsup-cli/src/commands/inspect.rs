@@ -18,7 +18,7 @@ use std::path::Path;
 /// `inspect`
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A run folder, a weight file, hf:OWNER/NAME, or random:ARCH
+    /// A run folder, a weight file or a folder with one, hf:OWNER/NAME, or random:ARCH
     pub what: String,
     /// One JSON document on stdout
     #[arg(long)]
@@ -84,7 +84,8 @@ fn file(text: &str) -> Result<Report> {
     Ok(Report {
         what: path.display().to_string(),
         file_sha256: Some(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect()),
-        run: Path::new(text).is_dir().then(|| run_of(Path::new(text))).transpose()?,
+        // Folders of others hold weights, too.
+        run: RunFolder::is_one(Path::new(text)).then(|| run_of(Path::new(text))).transpose()?,
         metadata: content.metadata,
         parameters: content.tensors.values().map(|t| t.elem_count()).sum(),
         tensors,

@@ -158,7 +158,26 @@ pub fn run(args: ProbeArgs) -> Result {
         }
     }
     output::print(render(&rows))?;
+    if !args.extract.quiet {
+        say_what_it_is_worth(&args, &frozen, &data);
+    }
     Ok(())
+}
+
+/// What a figure is to be compared with, and how far to be trusted.
+fn say_what_it_is_worth(args: &ProbeArgs, frozen: &Frozen, data: &Parts) {
+    let (share, tested) = data.commonest_class();
+    let mut text = format!(
+        "always the commonest class is right on {:.1} % of the {tested} test images, whose number alone makes a figure uncertain by up to ±{:.1}",
+        100.0 * share,
+        // A standard error, of a figure of one half.
+        100.0 * (0.25 / tested as f64).sqrt(),
+    );
+    if let (Frozen::Encoder(encoder), false) = (frozen, args.encoder.starts_with("random:")) {
+        let (arch, side) = (encoder.arch().name, encoder.preprocessing().image_size);
+        text += &format!("; compare with `pixels` and with `random:{arch}` --image-size {side}");
+    }
+    output::say(text);
 }
 
 /// Probes of features first, as they cost little, then fine-tuning; the rows in the order of the kinds.
@@ -301,6 +320,20 @@ impl Parts {
     /// The classes' names.
     pub fn classes(&self) -> &[String] {
         self.train.classes()
+    }
+
+    /// The share of the labelled test images that are of the training part's commonest class, and how many they are.
+    fn commonest_class(&self) -> (f64, usize) {
+        let labels =
+            |part: &Dataset| -> Vec<u32> { (0..part.len()).filter_map(|i| part.sample(i).label).collect() };
+        let mut counts = vec![0usize; self.classes().len()];
+        for label in labels(&self.train) {
+            counts[label as usize] += 1;
+        }
+        let commonest = (0..counts.len()).max_by_key(|&class| (counts[class], std::cmp::Reverse(class)));
+        let test = labels(&self.test);
+        let right = test.iter().filter(|&&label| Some(label as usize) == commonest).count();
+        (right as f64 / test.len().max(1) as f64, test.len())
     }
 
     /// What the labels alone decide, before an encoder runs over the images.

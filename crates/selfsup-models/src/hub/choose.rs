@@ -14,6 +14,9 @@ const WEIGHTS: &[&str] = &[
 /// Endings of weights of other names.
 const ENDINGS: &[&str] = &[".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt"];
 
+/// Endings of weights that are not read.
+const UNREAD: &[&str] = &[".h5", ".keras", ".msgpack", ".onnx", ".gguf", ".tflite", ".pb", ".npz", ".pkl"];
+
 /// The file that is meant, of those that are there; an error says that `who` lacks it.
 pub fn choose(spec: &HubSpec, files: &[&str], who: &str) -> Result<String> {
     let fail = |problem: String| Err(Error::Hub { what: spec.to_string(), problem });
@@ -29,10 +32,20 @@ pub fn choose(spec: &HubSpec, files: &[&str], who: &str) -> Result<String> {
     if let Some(file) = WEIGHTS.iter().find(|name| files.contains(name)) {
         return Ok((*file).to_owned());
     }
-    let weights: Vec<&str> =
-        files.into_iter().filter(|file| ENDINGS.iter().any(|ending| file.ends_with(ending))).collect();
+    let has_ending = |file: &str, endings: &[&str]| endings.iter().any(|ending| file.ends_with(ending));
+    let (weights, all): (Vec<&str>, Vec<&str>) =
+        files.into_iter().partition(|file| has_ending(file, ENDINGS));
     match weights[..] {
-        [] => fail(format!("{who} has no weight file of a known kind")),
+        [] => {
+            let others: Vec<&str> = all.into_iter().filter(|file| has_ending(file, UNREAD)).collect();
+            fail(match others[..] {
+                [] => format!("{who} has no weight file of a known kind"),
+                _ => format!(
+                    "{who} has only weights of kinds that are not read here: {} (safetensors and PyTorch's are; Keras's from TensorFlow.js)",
+                    others.join(", ")
+                ),
+            })
+        }
         [file] => Ok(file.to_owned()),
         _ => fail(format!("which of its weight files? Write {spec}:FILE; they are {}", weights.join(", "))),
     }
@@ -55,6 +68,8 @@ mod tests {
         assert!(two.contains("hf:o/n:FILE") && two.contains("a.pth, b.pth"), "{two}");
         let none = chosen(&["README.md"]).unwrap_err().to_string();
         assert!(none.contains("no weight file"), "{none}");
+        let keras = chosen(&["README.md", "tf_model.h5"]).unwrap_err().to_string();
+        assert!(keras.contains("not read here: tf_model.h5 ("), "{keras}");
         // What a hostile listing calls a file never becomes a path.
         assert!(chosen(&["../../model.pth", "/etc/a.pth"]).is_err());
         let near =

@@ -58,6 +58,31 @@ pub struct Account {
 }
 
 impl Account {
+    /// What was dropped, by kind: what tensors' names have in common, without the backbone's own prefix, and how many there are of it.
+    pub fn dropped_kinds(&self) -> Vec<(String, usize)> {
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for name in self.dropped.iter().chain(&self.head) {
+            let kind =
+                if name.ends_with(COUNTER) { COUNTER.trim_start_matches('.') } else { self.kind(name) };
+            *kinds.entry(kind.to_owned()).or_default() += 1;
+        }
+        kinds.into_iter().collect()
+    }
+
+    /// The first part of a name behind what stands before every name of its kind.
+    fn kind<'a>(&self, name: &'a str) -> &'a str {
+        let mut rest = name;
+        if !self.prefix.is_empty()
+            && let Some(inner) = name.strip_prefix(self.prefix)
+        {
+            rest = inner;
+        }
+        while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
+            rest = inner;
+        }
+        rest.split(['.', '/']).next().unwrap_or(rest)
+    }
+
     /// Fails if there is no backbone.
     pub(crate) fn checked(self) -> Result<Self> {
         const SHOWN: usize = 5;

@@ -14,7 +14,7 @@ use crate::names::Convention;
 use crate::resnet::{Block, ResNetConfig, Stem};
 use crate::vit::{self, VitConfig};
 use crate::weights::WeightFile;
-use crate::{Colors, Encoder, Error, Network, Result, convert};
+use crate::{Colors, Encoder, Error, Interpolation, Network, Preprocessing, Result, convert};
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -169,11 +169,20 @@ fn timm(encoder: &Encoder, name: &str, args: Value, pool: &str, [first, last]: [
         "architecture": name, "num_classes": 0, "num_features": features, "global_pool": pool, "model_args": args,
         "pretrained_cfg": {
             "tag": "selfsup", "custom_load": false, "input_size": [3, p.image_size, p.image_size],
-            "fixed_input_size": pool == "token", "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center",
+            "fixed_input_size": pool == "token", "interpolation": p.interpolation, "crop_pct": crop_pct(p),
+            "crop_mode": "center",
             "mean": short(&p.mean), "std": short(&p.std), "num_classes": 0, "pool_size": null,
             "first_conv": first, "classifier": last,
         },
     })
+}
+
+/// The share by which timm comes to the side that images are resized to: ⌊image_size / share⌋, in f64.
+fn crop_pct(p: &Preprocessing) -> f64 {
+    let side = p.image_size as f64;
+    let share = side / p.resize as f64;
+    // Rounding may have made it a pixel less.
+    if (side / share).floor() as usize == p.resize { share } else { side / (p.resize as f64 + 0.5) }
 }
 
 fn transformers_vit(net: &VitConfig) -> Value {
@@ -187,11 +196,15 @@ fn transformers_vit(net: &VitConfig) -> Value {
 
 /// Images as evaluation takes them here: the shorter side resized, then the central square.
 fn preprocessor(encoder: &Encoder) -> Value {
-    const BILINEAR: u8 = 2;
     let p = encoder.preprocessing();
+    // PIL's numbers.
+    let resample = match p.interpolation {
+        Interpolation::Bilinear => 2,
+        Interpolation::Bicubic => 3,
+    };
     json!({
         "image_processor_type": "BitImageProcessor", "do_convert_rgb": true, "do_resize": true,
-        "size": { "shortest_edge": p.image_size }, "resample": BILINEAR,
+        "size": { "shortest_edge": p.resize }, "resample": resample,
         "do_center_crop": true, "crop_size": { "height": p.image_size, "width": p.image_size },
         "do_rescale": true, "rescale_factor": 1.0 / 255.0,
         "do_normalize": true, "image_mean": short(&p.mean), "image_std": short(&p.std),
@@ -216,4 +229,20 @@ fn layer_type(net: &ResNetConfig) -> Option<&'static str> {
 
 fn channels(net: &ResNetConfig) -> Vec<usize> {
     (0..net.stages.len()).map(|stage| (net.width << stage) * net.block.expansion()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timm_comes_to_the_same_side() {
+        for side in [32, 224, 288] {
+            for resize in side..=4 * side {
+                let share =
+                    crop_pct(&Preprocessing { resize, ..Preprocessing::rgb(side, [0.5; 3], [0.25; 3]) });
+                assert_eq!((side as f64 / share).floor() as usize, resize, "{share} of {side}");
+            }
+        }
+    }
 }

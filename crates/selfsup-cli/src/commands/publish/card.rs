@@ -91,10 +91,11 @@ impl Card<'_> {
         let p = self.encoder.preprocessing();
         format!(
             "## Use\n\n```python\n{python}\n```\n\n```sh\nselfsup probe hf:{repo} --data YOUR_LABELLED_IMAGES\n```\n\n\
-             Images: the shorter side resized to {side} pixels, the central square, mean {:?} and standard deviation {:?} of the \
+             Images: the shorter side resized to {resize} pixels, the central square of {side}, mean {:?} and standard deviation {:?} of the \
              channels in 0…1.\n\n",
             p.mean,
             p.std,
+            resize = p.resize,
             side = p.image_size,
         )
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, open_labelled_parts};
-use selfsup_models::{Encoder, Preprocessing, arch};
+use selfsup_models::{Encoder, Interpolation, Preprocessing, arch};
 use selfsup_probe::finetune::{self, FinetuneConfig};
 use selfsup_probe::{Kind, ProbeConfig};
 
@@ -58,6 +58,19 @@ fn a_fit_repeats_itself_and_its_seed_matters() {
     let first = hash(0, 0);
     assert_eq!(first, hash(0, 3));
     assert_ne!(first, hash(1, 0));
+}
+
+/// Its crops are resized as the encoder's images are.
+#[test]
+fn crops_are_resized_by_the_encoders_filter() {
+    let (train, _) = parts(64, 10);
+    let hash = |interpolation| {
+        let preprocessing = Preprocessing { interpolation, ..encoder().preprocessing().clone() };
+        let start = Encoder::untrained(encoder().arch(), preprocessing, 0, &Device::Cpu).unwrap();
+        let tuned = finetune::fit(&start, &train, 10, &short(), 0, &mut || ()).unwrap();
+        tuned.encoder.params().sha256().unwrap()
+    };
+    assert_ne!(hash(Interpolation::Bilinear), hash(Interpolation::Bicubic));
 }
 
 /// How far a first convolution and a head have moved from where they began.

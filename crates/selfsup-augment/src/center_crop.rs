@@ -60,17 +60,27 @@ impl CenterView {
     }
 
     /// The view of an image. One of `size` × `size`, of which nothing is cut off, comes out unchanged.
+    ///
+    /// Of an image that is over sixteen times as long as it is wide only the middle is resized.
     pub fn apply(&self, image: &RgbImage) -> Result<RgbImage> {
         self.validate()?;
         let Self { size, resize, interpolation } = *self;
-        let (width, height) = image.dimensions();
-        let (w, h) = Resize { size: resize, interpolation }.output_size(width, height);
-        let resized = resize_region(image, Region::whole(width, height), w, h, interpolation, false)?;
+        let middle = middle(image.width(), image.height());
+        let (w, h) = Resize { size: resize, interpolation }.output_size(middle.width, middle.height);
+        let resized = resize_region(image, middle, w, h, interpolation, false)?;
         if (w, h) == (size, size) {
             return Ok(resized);
         }
         resize_region(&resized, CenterCrop { size }.region(w, h)?, size, size, interpolation, false)
     }
+}
+
+/// What is resized: the whole image, but for one whose ends are far from the square and, resized, would only fill the memory.
+fn middle(width: u32, height: u32) -> Region {
+    let longest = width.min(height).saturating_mul(16);
+    let cut = |side: u32| (side.saturating_sub(longest) / 2, side.min(longest));
+    let ((left, width), (top, height)) = (cut(width), cut(height));
+    Region { left, top, width, height }
 }
 
 /// [`CenterView::new`] of an image: the shorter side resized to `size` (bilinear, antialiased), then the central

@@ -379,6 +379,18 @@ fn a_centre_view_cuts_the_square_out_of_what_was_resized() {
     assert_eq!(view, image::imageops::crop_imm(&whole, 4, 4, 12, 12).to_image());
 }
 
+/// The ends of a very long image would fill the memory, and are not in the square.
+#[test]
+fn the_centre_view_of_a_very_long_image_is_that_of_its_middle() {
+    let view = CenterView { resize: 256, ..CenterView::new(224) };
+    let image = picture(3, 40_000);
+    let middle = image::imageops::crop_imm(&image, 0, 19_976, 3, 48).to_image();
+    assert_eq!(view.apply(&image).unwrap(), view.apply(&middle).unwrap());
+    let image = image::imageops::rotate90(&image);
+    let middle = image::imageops::crop_imm(&image, 19_976, 0, 48, 3).to_image();
+    assert_eq!(view.apply(&image).unwrap(), view.apply(&middle).unwrap());
+}
+
 #[test]
 fn normalize_follows_its_formula() {
     let image = picture(7, 5);

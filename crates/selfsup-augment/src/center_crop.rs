@@ -32,7 +32,8 @@ impl CenterCrop {
     }
 }
 
-/// The view that evaluation takes: the shorter side resized to `resize` pixels, antialiased, then the central square of `size`.
+/// The view that evaluation takes: the shorter side resized to `resize` pixels, antialiased, then the central square of `size`; or, with
+/// `squash`, both sides resized, so that more of the image is seen, in other proportions.
 ///
 /// timm's `crop_pct` is size/resize: 224 of 256 are .875.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +44,14 @@ pub struct CenterView {
     pub resize: u32,
     /// The filter.
     pub interpolation: Interpolation,
+    /// Whether both sides are resized to `resize`, and not the shorter one alone.
+    pub squash: bool,
 }
 
 impl CenterView {
     /// The largest square, resized bilinearly.
     pub fn new(size: u32) -> Self {
-        Self { size, resize: size, interpolation: Interpolation::Bilinear }
+        Self { size, resize: size, interpolation: Interpolation::Bilinear, squash: false }
     }
 
     /// Checks the settings.
@@ -64,10 +67,14 @@ impl CenterView {
     /// Of an image that is over sixteen times as long as it is wide only the middle is resized.
     pub fn apply(&self, image: &RgbImage) -> Result<RgbImage> {
         self.validate()?;
-        let Self { size, resize, interpolation } = *self;
-        let middle = middle(image.width(), image.height());
-        let (w, h) = Resize { size: resize, interpolation }.output_size(middle.width, middle.height);
-        let resized = resize_region(image, middle, w, h, interpolation, false)?;
+        let Self { size, resize, interpolation, squash } = *self;
+        let (width, height) = image.dimensions();
+        let seen = if squash { Region::whole(width, height) } else { middle(width, height) };
+        let (w, h) = match squash {
+            true => (resize, resize),
+            false => Resize { size: resize, interpolation }.output_size(seen.width, seen.height),
+        };
+        let resized = resize_region(image, seen, w, h, interpolation, false)?;
         if (w, h) == (size, size) {
             return Ok(resized);
         }

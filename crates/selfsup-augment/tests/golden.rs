@@ -19,7 +19,7 @@ fn tolerance(op: &str) -> (u8, f64) {
     match op {
         "hue" => (1, 0.005),
         "blur" => (1, 0.02),
-        "resized_crop" | "resize" | "center_view" | "timm_eval" => (1, 0.01),
+        "resized_crop" | "resize" | "center_view" | "timm_eval" | "timm_squash" => (1, 0.01),
         _ => (0, 0.0),
     }
 }
@@ -102,9 +102,10 @@ fn apply(source: &RgbImage, op: &str, params: &Value) -> RgbImage {
             source.view(region.left, region.top, region.width, region.height).to_image()
         }
         "center_view" => center_view(source, size()).unwrap(),
-        "timm_eval" => {
+        "timm_eval" | "timm_squash" => {
             let resize = params["resize"].as_u64().unwrap() as u32;
-            CenterView { size: size(), resize, interpolation: Interpolation::Bicubic }.apply(source).unwrap()
+            let (interpolation, squash) = (Interpolation::Bicubic, op == "timm_squash");
+            CenterView { size: size(), resize, interpolation, squash }.apply(source).unwrap()
         }
         _ => panic!("unknown operation {op}"),
     }

@@ -379,6 +379,25 @@ fn a_centre_view_cuts_the_square_out_of_what_was_resized() {
     assert_eq!(view, image::imageops::crop_imm(&whole, 4, 4, 12, 12).to_image());
 }
 
+#[test]
+fn a_squashed_view_sees_the_whole_image() {
+    let squashed = |image: &RgbImage, size, resize| {
+        CenterView { resize, squash: true, ..CenterView::new(size) }.apply(image).unwrap()
+    };
+    let image = picture(40, 50);
+    let whole = resize_region(&image, Region::whole(40, 50), 24, 24, Interpolation::Bilinear, false).unwrap();
+    assert_eq!(squashed(&image, 24, 24), whole);
+    assert_eq!(squashed(&image, 12, 24), image::imageops::crop_imm(&whole, 6, 6, 12, 12).to_image());
+    // Of a square there is nothing to squash.
+    let square = picture(40, 40);
+    assert_eq!(
+        squashed(&square, 20, 24),
+        CenterView { resize: 24, ..CenterView::new(20) }.apply(&square).unwrap()
+    );
+    // However long the image.
+    assert_eq!(squashed(&picture(1, 40_000), 8, 8).dimensions(), (8, 8));
+}
+
 /// The ends of a very long image would fill the memory, and are not in the square.
 #[test]
 fn the_centre_view_of_a_very_long_image_is_that_of_its_middle() {

@@ -11,7 +11,8 @@ use selfsup_data::{Dataset, Source};
 use selfsup_models::hub::{Hub, HubSpec};
 use selfsup_models::names::Account;
 use selfsup_models::{
-    Encoder, Error, Interpolation, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file, locate,
+    CropMode, Encoder, Error, Interpolation, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file,
+    locate,
 };
 use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
@@ -34,6 +35,9 @@ pub struct ExtractArgs {
     /// The filter of that resizing [default: as the configuration says, or bilinear]
     #[arg(long, value_enum, value_name = "FILTER")]
     pub interpolation: Option<Filter>,
+    /// What is resized [default: as the configuration says, or center]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub crop_mode: Option<Crop>,
     /// Architecture of another's weight file, if its tensors are those of several
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
@@ -72,6 +76,7 @@ impl ExtractArgs {
             image_size: None,
             resize: None,
             interpolation: None,
+            crop_mode: None,
             arch: None,
             names: None,
             mean: None,
@@ -103,6 +108,24 @@ impl From<Interpolation> for Filter {
     }
 }
 
+/// What is resized of an image that is not square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Crop {
+    /// The shorter side, in proportion
+    Center,
+    /// Both sides, to a square
+    Squash,
+}
+
+impl From<CropMode> for Crop {
+    fn from(mode: CropMode) -> Self {
+        match mode {
+            CropMode::Center => Crop::Center,
+            CropMode::Squash => Crop::Squash,
+        }
+    }
+}
+
 /// A number for each colour channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Channels(pub [f32; 3]);
@@ -124,10 +147,11 @@ pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
         || args.mean.is_some()
         || args.std.is_some()
         || args.resize.is_some()
-        || args.interpolation.is_some();
+        || args.interpolation.is_some()
+        || args.crop_mode.is_some();
     if (text == "pixels" || text.starts_with("random:")) && of_files {
         let why = format!(
-            "--arch, --names, --resize, --interpolation, --mean and --std are for weight files, not for `{text}`"
+            "--arch, --names, --resize, --interpolation, --crop-mode, --mean and --std are for weight files, not for `{text}`"
         );
         return Err(Failure::Usage(anyhow!(why)));
     }
@@ -146,7 +170,7 @@ pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
 /// Loads the encoder of a run folder, a file or the hub, and says what was found in a file that does not say it itself.
 fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<Encoder> {
     let path = file(text, args.quiet)?;
-    let ExtractArgs { arch, names, image_size, resize, interpolation, mean, std, .. } = args;
+    let ExtractArgs { arch, names, image_size, resize, interpolation, crop_mode, mean, std, .. } = args;
     let pixels = |side: &Option<u64>| side.map(usize::try_from).transpose().or_usage();
     let options = LoadOptions {
         arch: arch.clone(),
@@ -157,6 +181,10 @@ fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<E
             Filter::Bilinear => Interpolation::Bilinear,
             Filter::Bicubic => Interpolation::Bicubic,
         }),
+        crop_mode: crop_mode.map(|mode| match mode {
+            Crop::Center => CropMode::Center,
+            Crop::Squash => CropMode::Squash,
+        }),
         mean: mean.map(|three| three.0),
         std: std.map(|three| three.0),
     };
@@ -164,16 +192,21 @@ fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<E
     let loaded = load_file(&path, &options, device).or_usage()?;
     if loaded.says_itself() {
         if !told && options != LoadOptions::default() {
-            let why = "--arch, --names, --image-size, --resize, --interpolation, --mean and --std are for what does not say its own, as this encoder does";
+            let why = "--arch, --names, --image-size, --resize, --interpolation, --crop-mode, --mean and --std are for what does not say its own, as this encoder does";
             return Err(Failure::Usage(anyhow!(why)));
         }
         return Ok(loaded.encoder);
     }
     if !args.quiet {
         let Loaded { encoder, account, prepared_by, not_followed, .. } = &loaded;
-        let Preprocessing { image_size, resize, interpolation, mean, std: deviation, .. } =
+        let Preprocessing { image_size, resize, interpolation, crop_mode, mean, std: deviation, .. } =
             encoder.preprocessing();
-        let cut = if resize == image_size { String::new() } else { format!(" of {resize}") };
+        let cut = match (resize == image_size, crop_mode) {
+            (true, CropMode::Center) => String::new(),
+            (false, CropMode::Center) => format!(" of {resize}"),
+            (true, CropMode::Squash) => ", squashed to a square".into(),
+            (false, CropMode::Squash) => format!(" of {resize}, squashed to a square"),
+        };
         let filter = match interpolation {
             Interpolation::Bilinear => "",
             Interpolation::Bicubic => ", resized bicubically",
@@ -199,9 +232,10 @@ fn load(text: &str, args: &ExtractArgs, device: &Device, told: bool) -> Result<E
         ));
         if !not_followed.is_empty() {
             output::say(format_args!(
-                "{text}: {} says besides: {}; here the shorter side is resized to {resize} pixels{}, and the central square taken",
+                "{text}: {} says besides: {}; here {} resized to {resize} pixels{}, and the central square taken",
                 prepared_by.as_deref().unwrap_or_default(),
                 not_followed.join(", "),
+                if *crop_mode == CropMode::Center { "the shorter side is" } else { "both sides are" },
                 filter.replace(", resized", ""),
             ));
         }

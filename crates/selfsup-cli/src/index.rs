@@ -148,13 +148,15 @@ impl Index {
         match by {
             By::Pixels { image_size } => args.image_size = Some(image_size as u64),
             By::Encoder { arch, preprocessing } => {
-                let Preprocessing { image_size, resize, interpolation, mean, std, .. } = preprocessing;
+                let Preprocessing { image_size, resize, interpolation, crop_mode, mean, std, .. } =
+                    preprocessing;
                 args.image_size = Some(image_size as u64);
                 if encoder != "pixels" && !encoder.starts_with("random:") {
                     (args.arch, args.names) = (Some(arch), names);
                     (args.mean, args.std) = (Some(Channels(mean)), Some(Channels(std)));
                     args.resize = Some(resize as u64);
                     args.interpolation = Some(interpolation.into());
+                    args.crop_mode = Some(crop_mode.into());
                 }
             }
         }

@@ -119,7 +119,7 @@ fn first_feature(index: &[u8]) -> usize {
 fn the_encoder_may_have_moved_away_from_its_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    colours(&d.join("colours"), ["red", "blue"], 12, (48, 48));
+    colours(&d.join("colours"), ["red", "blue"], 12, (48, 60));
     // A run's file says itself how images are prepared; converted, it does not, and a configuration beside it does.
     let pretrain = [
         "pretrain",
@@ -139,7 +139,7 @@ fn the_encoder_may_have_moved_away_from_its_configuration() {
     assert_eq!(run(d, &[&pretrain[..], &small].concat()).0, 0);
     fs::create_dir(d.join("model")).unwrap();
     bare(&d.join("run/encoder.safetensors"), &d.join("model/model.safetensors"));
-    let json = r#"{"size": 36, "crop_size": 32, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
+    let json = r#"{"size": {"height": 36, "width": 36}, "crop_size": 32, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
     fs::write(d.join("model/preprocessor_config.json"), json).unwrap();
     let (status, _, stderr) = run(
         d,
@@ -148,7 +148,7 @@ fn the_encoder_may_have_moved_away_from_its_configuration() {
     assert_eq!(status, 0, "{stderr}");
     assert!(
         stderr.contains(
-            "images of 32 pixels of 36, resized bicubically, normalised as preprocessor_config.json says (mean 0.1 0.5 0.9, std 0.5 0.25 0.2)"
+            "images of 32 pixels of 36, squashed to a square, resized bicubically, normalised as preprocessor_config.json says (mean 0.1 0.5 0.9, std 0.5 0.25 0.2)"
         ),
         "{stderr}"
     );
@@ -160,8 +160,8 @@ fn the_encoder_may_have_moved_away_from_its_configuration() {
     assert!(said.contains("normalised by --mean and --std (mean 0.5 0.5 0.5, std 0.2 0.2 0.2)"), "{said}");
     let said = probe(&["--std", "0.2,0.2,0.2"]).2;
     assert!(said.contains("by --std, with the mean of preprocessor_config.json"), "{said}");
-    let said = probe(&["--resize", "40", "--interpolation", "bilinear"]).2;
-    assert!(said.contains("images of 32 pixels of 40, normalised as"), "{said}");
+    let said = probe(&["--resize", "40", "--interpolation", "bilinear", "--crop-mode", "squash"]).2;
+    assert!(said.contains("images of 32 pixels of 40, squashed to a square, normalised as"), "{said}");
     let (status, _, said) = probe(&["--resize", "31"]);
     assert!(status == 2 && said.contains("resize must be at least the side"), "{said}");
     let (status, _, said) = probe(&["--mean", "127,127,127"]);

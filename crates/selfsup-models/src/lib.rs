@@ -70,5 +70,5 @@ pub use init::Init;
 pub use layers::{BatchNorm, Conv, ConvNorm, ConvTranspose, LayerNorm, Linear, Mode};
 pub use load::{LoadOptions, Loaded, load, load_file, locate};
 pub use positions::resample as resample_positions;
-pub use preprocessing::{Colors, Interpolation, Preprocessing};
+pub use preprocessing::{Colors, CropMode, Interpolation, Preprocessing};
 pub use projector::{HeadNorm, Projector, ProjectorConfig};

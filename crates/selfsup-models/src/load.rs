@@ -13,7 +13,7 @@ use crate::keras;
 use crate::names::{Account, Framework};
 use crate::params::ParamBuilder;
 use crate::positions;
-use crate::preprocessing::{Colors, Interpolation, Preprocessing};
+use crate::preprocessing::{Colors, CropMode, Interpolation, Preprocessing};
 use crate::published;
 use crate::resnet::Block;
 use crate::weights::{self, WeightFile};
@@ -42,6 +42,8 @@ pub struct LoadOptions {
     pub resize: Option<usize>,
     /// The filter of that resizing; otherwise as said there, or else bilinear.
     pub interpolation: Option<Interpolation>,
+    /// Whether that resizing keeps an image's proportions; otherwise as said there, or else it does.
+    pub crop_mode: Option<CropMode>,
     /// Mean of each channel, in 0…1; otherwise as said there, or else ImageNet's or, by Keras's names, that of Keras's "caffe mode".
     pub mean: Option<[f32; 3]>,
     /// Standard deviation of each channel, in 0…1; otherwise likewise.
@@ -60,8 +62,8 @@ pub struct Loaded {
     pub account: Account,
     /// The file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// What else the configuration beside the file says of how images are prepared, and is not followed: other proportions, another filter
-    /// than those of [`Interpolation`].
+    /// What else the configuration beside the file says of how images are prepared, and is not followed: other sides, another filter than
+    /// those of [`Interpolation`].
     pub not_followed: Vec<String>,
     /// Who says how images are prepared: the file, the configuration beside it, or Keras by the names; `None` where nobody does.
     pub prepared_by: Option<String>,
@@ -195,6 +197,7 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
     }
     preprocessing.resize = options.resize.unwrap_or(preprocessing.resize);
     preprocessing.interpolation = options.interpolation.unwrap_or(preprocessing.interpolation);
+    preprocessing.crop_mode = options.crop_mode.unwrap_or(preprocessing.crop_mode);
     preprocessing.mean = options.mean.unwrap_or(preprocessing.mean);
     preprocessing.std = options.std.unwrap_or(preprocessing.std);
     arch.config.check_side(preprocessing.image_size)?;
@@ -239,6 +242,7 @@ fn own(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<(&'sta
         image_size,
         resize: parse_or(path, "resize", metadata, image_size)?,
         interpolation: parse_or(path, "interpolation", metadata, Interpolation::Bilinear)?,
+        crop_mode: parse_or(path, "crop_mode", metadata, CropMode::Center)?,
         mean: parse(path, "mean", field("mean")?)?,
         std: parse(path, "std", field("std")?)?,
         colors: parse_or(path, "colors", metadata, Colors::Rgb)?,

@@ -27,17 +27,30 @@ pub enum Interpolation {
     Bicubic,
 }
 
-/// How images become the backbone's input: the shorter side is resized to `resize`, the central square of `image_size` taken, and
+/// What is resized of an image that is not square, by timm's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CropMode {
+    /// The shorter side, in proportion.
+    #[default]
+    Center,
+    /// Both sides, to a square.
+    Squash,
+}
+
+/// How images become the backbone's input: the shorter side, or both, are resized to `resize`, the central square of `image_size` taken, and
 /// x = (u8/255 − mean)/std a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
     /// The side of the square input, in pixels.
     pub image_size: usize,
-    /// The shorter side of what the square is cut from, in pixels; at least `image_size`. timm's `crop_pct` is image_size/resize.
+    /// The side, the shorter one by [`CropMode::Center`], of what the square is cut from, in pixels; at least `image_size`. timm's `crop_pct` is image_size/resize.
     pub resize: usize,
     /// The filter of that resizing.
     pub interpolation: Interpolation,
+    /// Whether it keeps an image's proportions.
+    pub crop_mode: CropMode,
     /// Mean of each channel, in 0…1.
     pub mean: [f32; 3],
     /// Standard deviation of each channel, in 0…1.
@@ -53,6 +66,7 @@ impl Preprocessing {
             image_size,
             resize: image_size,
             interpolation: Interpolation::Bilinear,
+            crop_mode: CropMode::Center,
             mean,
             std,
             colors: Colors::Rgb,
@@ -94,6 +108,9 @@ impl Preprocessing {
         }
         if self.interpolation != Interpolation::default() {
             metadata.insert("interpolation".into(), name(serde_json::to_string(&self.interpolation)));
+        }
+        if self.crop_mode != CropMode::default() {
+            metadata.insert("crop_mode".into(), name(serde_json::to_string(&self.crop_mode)));
         }
         if self.colors != Colors::Rgb {
             metadata.insert("colors".into(), name(serde_json::to_string(&self.colors)));

@@ -5,7 +5,7 @@
 //! `config.json` has nothing. A field that is `null` says as much as one that is not there, but for what is done: transformers writes
 //! `"do_center_crop": null` for what is not. Where timm's says no `crop_pct` or `interpolation`, timm takes .875 and bicubic.
 
-use crate::{Error, Interpolation, Preprocessing, Result};
+use crate::{CropMode, Error, Interpolation, Preprocessing, Result};
 use serde_json::Value;
 use std::path::Path;
 
@@ -17,13 +17,14 @@ pub(crate) struct Said {
     pub image_size: Option<usize>,
     pub shorter: Option<Shorter>,
     pub interpolation: Option<Interpolation>,
+    pub crop_mode: Option<CropMode>,
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,
-    /// What else it says, which is not followed: of what is resized by its shorter side the central square is taken.
+    /// What else it says, which is not followed.
     pub not_followed: Vec<String>,
 }
 
-/// The shorter side that images are resized to before their central square is taken.
+/// The side, the shorter one if not both, that images are resized to before their central square is taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Shorter {
     Pixels(usize),
@@ -43,6 +44,7 @@ impl Said {
         Preprocessing {
             resize,
             interpolation: self.interpolation.unwrap_or(usual.interpolation),
+            crop_mode: self.crop_mode.unwrap_or(usual.crop_mode),
             mean: self.mean.unwrap_or(usual.mean),
             std: self.std.unwrap_or(usual.std),
             ..usual
@@ -110,14 +112,17 @@ fn transformers(json: &Value) -> std::result::Result<Option<Said>, Problem> {
     said.interpolation = interpolation;
     said.not_followed.extend(other);
     let Some(size) = field(json, "size") else { return Ok(Some(said)) };
-    let shorter = if is_shorter_side(size) { side(json, "size").ok().flatten() } else { None };
-    match (shorter, image_size, crop_pct(json)?) {
-        // ConvNext's processor, which residual networks have too, crops what is small.
-        (Some(side), _, Some(share)) if crop.is_none() && side < CONVNEXT_CROPS_BELOW => {
-            said.shorter = Some(Shorter::CropPct(share));
+    let crop_mode = crop_mode_of(json, size);
+    match (crop_mode, side(json, "size").ok().flatten(), image_size, crop_pct(json)?) {
+        // ConvNext's processor, which residual networks have too.
+        (Some(CropMode::Center), Some(side), _, Some(share)) if crop.is_none() => {
+            let crops = side < CONVNEXT_CROPS_BELOW;
+            said.shorter = Some(if crops { Shorter::CropPct(share) } else { Shorter::Pixels(side) });
+            said.crop_mode = Some(if crops { CropMode::Center } else { CropMode::Squash });
         }
-        (Some(shorter), Some(square), None) if shorter >= square => {
-            said.shorter = Some(Shorter::Pixels(shorter));
+        (Some(_), Some(side), Some(square), None) if side >= square => {
+            said.shorter = Some(Shorter::Pixels(side));
+            said.crop_mode = crop_mode;
         }
         _ => said.not_followed.push(format!("size {size}")),
     }
@@ -127,9 +132,25 @@ fn transformers(json: &Value) -> std::result::Result<Option<Said>, Problem> {
 /// From this side on transformers' `ConvNextImageProcessor` resizes to squares, and crops nothing.
 const CONVNEXT_CROPS_BELOW: usize = 384;
 
-/// Whether a size is that of the shorter side: others change an image's proportions.
-fn is_shorter_side(size: &Value) -> bool {
-    size.is_number() || field(size, "shortest_edge").is_some()
+/// Whether a size is that of the shorter side or of both; `None` if it is neither.
+fn crop_mode_of(json: &Value, size: &Value) -> Option<CropMode> {
+    if size.is_number() {
+        return Some(if is_number_shorter_side(json) { CropMode::Center } else { CropMode::Squash });
+    }
+    match ["shortest_edge", "longest_edge"].map(|name| field(size, name).is_some()) {
+        [true, false] => Some(CropMode::Center),
+        [false, false] => Some(CropMode::Squash),
+        _ => None,
+    }
+}
+
+/// Whether a number is the shorter side, as by these processors (`default_to_square = False` in transformers), or both, as by all others,
+/// which ViT's and DeiT's are among.
+fn is_number_shorter_side(json: &Value) -> bool {
+    const SHORTER: [&str; 7] = ["Bit", "CLIP", "ConvNext", "Levit", "MobileNet", "MobileViT", "PoolFormer"];
+    let processor =
+        ["image_processor_type", "feature_extractor_type"].into_iter().find_map(|name| field(json, name));
+    processor.and_then(Value::as_str).is_none_or(|name| SHORTER.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// The filter of a resize, or what else is said of it: PIL's numbers, or a name.
@@ -167,12 +188,17 @@ fn timm(json: &Value) -> std::result::Result<Option<Said>, Problem> {
         },
     };
     let (interpolation, other) = filter(json, "interpolation");
-    let crop_mode = field(json, "crop_mode").filter(|mode| mode.as_str() != Some("center"));
-    let other = other.into_iter().chain(crop_mode.map(|mode| format!("crop_mode {mode}")));
+    let (crop_mode, other_mode) = match field(json, "crop_mode").map(|mode| (mode, mode.as_str())) {
+        None | Some((_, Some("center"))) => (CropMode::Center, None),
+        Some((_, Some("squash"))) => (CropMode::Squash, None),
+        Some((mode, _)) => (CropMode::Center, Some(format!("crop_mode {mode}"))),
+    };
+    let other = other.into_iter().chain(other_mode);
     Ok(Some(Said {
         image_size,
         shorter: Some(Shorter::CropPct(crop_pct(json)?.unwrap_or(TIMMS.0))),
         interpolation: Some(interpolation.unwrap_or(TIMMS.1)),
+        crop_mode: Some(crop_mode),
         mean: channels(json, "mean")?,
         std: channels(json, "std")?,
         not_followed: other.collect(),
@@ -254,9 +280,15 @@ mod tests {
         let got = said(&[("preprocessor_config.json", vit), ("config.json", "{}")]).unwrap().unwrap();
         let by = "preprocessor_config.json".to_owned();
         let mean = Some([0.5; 3]);
-        let not_followed = vec![r#"size {"height":224,"width":224}"#.to_owned()];
-        let std = Some([0.5, 0.5, 0.25]);
-        let expected = Said { by, image_size: Some(224), mean, std, not_followed, ..Said::default() };
+        let expected = Said {
+            by,
+            image_size: Some(224),
+            shorter: Some(Shorter::Pixels(224)),
+            crop_mode: Some(CropMode::Squash),
+            mean,
+            std: Some([0.5, 0.5, 0.25]),
+            ..Said::default()
+        };
         assert_eq!(got, expected);
         // Older ones: a number, and a crop; images of -1…1 by their factor; none of it done.
         let crop = r#"{"size": 256, "crop_size": {"height": 224, "width": 224}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}"#;
@@ -308,6 +340,7 @@ mod tests {
             std,
             shorter: Some(Shorter::CropPct(0.875)),
             interpolation: Some(Interpolation::Bicubic),
+            crop_mode: Some(CropMode::Center),
             not_followed: vec![],
         };
         assert_eq!(got, expected);
@@ -334,21 +367,24 @@ mod tests {
     fn what_is_not_followed_is_named() {
         let not = |name: &str, text: &str| said(&[(name, text)]).unwrap().unwrap().not_followed;
         let timm =
-            r#"{"pretrained_cfg": {"mean": [0, 0, 0], "interpolation": "lanczos", "crop_mode": "squash"}}"#;
-        assert_eq!(not("config.json", timm), [r#"interpolation "lanczos""#, r#"crop_mode "squash""#]);
+            r#"{"pretrained_cfg": {"mean": [0, 0, 0], "interpolation": "lanczos", "crop_mode": "border"}}"#;
+        assert_eq!(not("config.json", timm), [r#"interpolation "lanczos""#, r#"crop_mode "border""#]);
         for (text, words) in [
             (r#"{"size": 9, "do_resize": false}"#, "do_resize false"),
             (r#"{"size": 9, "resample": 1}"#, "resample 1"),
-            // Squares of other proportions, a square of what is smaller, and what is resized to a square before its crop.
+            // Which of two shares; a square of what is smaller; a side that the longer one limits.
             (
                 r#"{"size": {"height": 384, "width": 384}, "crop_pct": 0.875}"#,
                 r#"size {"height":384,"width":384}"#,
             ),
-            (r#"{"size": {"shortest_edge": 384}, "crop_pct": 0.875}"#, r#"size {"shortest_edge":384}"#),
+            (
+                r#"{"size": {"shortest_edge": 256}, "crop_size": 224, "crop_pct": 0.875}"#,
+                r#"size {"shortest_edge":256}"#,
+            ),
             (r#"{"size": 200, "crop_size": 224}"#, "size 200"),
             (
-                r#"{"size": {"height": 256, "width": 256}, "crop_size": 224}"#,
-                r#"size {"height":256,"width":256}"#,
+                r#"{"size": {"shortest_edge": 224, "longest_edge": 256}}"#,
+                r#"size {"longest_edge":256,"shortest_edge":224}"#,
             ),
         ] {
             assert_eq!(not("preprocessor_config.json", text), [words], "{text}");
@@ -398,6 +434,60 @@ mod tests {
             let said = said(&[(name, text)]).unwrap().unwrap();
             let Preprocessing { image_size, resize, interpolation, .. } = said.or(usual.clone());
             assert_eq!((image_size, resize, interpolation), expected, "{text}");
+            assert!(said.not_followed.is_empty(), "{text}: {:?}", said.not_followed);
+        }
+    }
+
+    #[test]
+    fn what_is_resized_to_a_square_is_followed() {
+        use CropMode::{Center, Squash};
+        let usual = Preprocessing::rgb(32, [0.5; 3], [0.25; 3]);
+        for (name, text, expected) in [
+            (
+                "config.json",
+                r#"{"pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.875, "crop_mode": "squash"}}"#,
+                (224, 256, Squash),
+            ),
+            ("config.json", r#"{"pretrained_cfg": {"input_size": [3, 224, 224]}}"#, (224, 256, Center)),
+            ("preprocessor_config.json", r#"{"size": {"height": 96, "width": 96}}"#, (96, 96, Squash)),
+            ("preprocessor_config.json", r#"{"size": [96, 96]}"#, (96, 96, Squash)),
+            (
+                "preprocessor_config.json",
+                r#"{"size": {"height": 256, "width": 256}, "crop_size": 224}"#,
+                (224, 256, Squash),
+            ),
+            // ConvNext's, where it crops no more.
+            (
+                "preprocessor_config.json",
+                r#"{"size": {"shortest_edge": 384}, "crop_pct": 0.875}"#,
+                (384, 384, Squash),
+            ),
+            // A number means what the processor takes it for.
+            (
+                "preprocessor_config.json",
+                r#"{"size": 96, "feature_extractor_type": "ViTFeatureExtractor"}"#,
+                (96, 96, Squash),
+            ),
+            (
+                "preprocessor_config.json",
+                r#"{"size": 256, "crop_size": 224, "image_processor_type": "DeiTImageProcessor"}"#,
+                (224, 256, Squash),
+            ),
+            (
+                "preprocessor_config.json",
+                r#"{"size": 256, "crop_size": 224, "image_processor_type": "BitImageProcessor"}"#,
+                (224, 256, Center),
+            ),
+            (
+                "preprocessor_config.json",
+                r#"{"size": 224, "crop_pct": 0.875, "feature_extractor_type": "ConvNextFeatureExtractor"}"#,
+                (224, 256, Center),
+            ),
+            ("preprocessor_config.json", r#"{"size": 256, "crop_size": 224}"#, (224, 256, Center)),
+        ] {
+            let said = said(&[(name, text)]).unwrap().unwrap();
+            let Preprocessing { image_size, resize, crop_mode, .. } = said.or(usual.clone());
+            assert_eq!((image_size, resize, crop_mode), expected, "{text}");
             assert!(said.not_followed.is_empty(), "{text}: {:?}", said.not_followed);
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{Encoder, Error, Interpolation, Mode, Preprocessing, arch};
+use selfsup_models::{CropMode, Encoder, Error, Interpolation, Mode, Preprocessing, arch};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -12,6 +12,7 @@ fn untrained(seed: u64) -> Encoder {
     let preprocessing = Preprocessing {
         resize: 14,
         interpolation: Interpolation::Bicubic,
+        crop_mode: CropMode::Squash,
         ..Preprocessing::rgb(12, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
     };
     Encoder::untrained(arch(ARCH).unwrap(), preprocessing, seed, &Device::Cpu).unwrap()

@@ -5,8 +5,8 @@ use selfsup_models::names::{CONVENTIONS, Convention, Framework, recognise};
 use selfsup_models::params::ParamBuilder;
 use selfsup_models::weights::{self, WeightFile};
 use selfsup_models::{
-    Backbone, Encoder, Error, Interpolation, LoadOptions, Preprocessing, arch, convert, convert_file,
-    load_file,
+    Backbone, CropMode, Encoder, Error, Interpolation, LoadOptions, Preprocessing, arch, convert,
+    convert_file, load_file,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -292,7 +292,7 @@ fn a_configuration_goes_with_the_weights() {
     let (nobody, _) = convert_file(&path, None, moco).unwrap();
     assert!(nobody.metadata.is_empty());
 
-    let json = r#"{"size": 110, "crop_size": 96, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
+    let json = r#"{"size": [110, 110], "crop_size": 96, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;
     std::fs::write(folder.path().join("preprocessor_config.json"), json).unwrap();
     let original = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap().encoder;
     let (converted, _) = convert_file(&path, None, moco).unwrap();
@@ -303,8 +303,8 @@ fn a_configuration_goes_with_the_weights() {
     assert_eq!(loaded.preprocessing(), original.preprocessing());
     let prepared = loaded.preprocessing();
     assert_eq!(
-        (prepared.image_size, prepared.resize, prepared.interpolation),
-        (96, 110, Interpolation::Bicubic)
+        (prepared.image_size, prepared.resize, prepared.interpolation, prepared.crop_mode),
+        (96, 110, Interpolation::Bicubic, CropMode::Squash)
     );
     assert_eq!(loaded.params().sha256().unwrap(), original.params().sha256().unwrap());
 }

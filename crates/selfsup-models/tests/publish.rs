@@ -4,38 +4,48 @@
 use candle_core::{DType, Device, Tensor};
 use selfsup_models::publish::{Library, Publication, publication};
 use selfsup_models::{
-    Colors, Encoder, Error, Interpolation, LoadOptions, Mode, Preprocessing, arch, load_file, weights,
+    Colors, CropMode, Encoder, Error, Interpolation, LoadOptions, Mode, Preprocessing, arch, load_file,
+    weights,
 };
 use serde_json::json;
 use std::collections::BTreeMap;
 
 fn encoder(name: &str, image_size: usize) -> Encoder {
+    prepared(name, image_size, CropMode::Center)
+}
+
+fn prepared(name: &str, image_size: usize, crop_mode: CropMode) -> Encoder {
     // As much of an image as 224 of 256 pixels.
     let resize = image_size * 8 / 7;
     let interpolation = Interpolation::Bicubic;
     let preprocessing = Preprocessing::rgb(image_size, [0.485, 0.5, 0.1], [0.25, 0.3, 0.225]);
-    let preprocessing = Preprocessing { resize, interpolation, ..preprocessing };
+    let preprocessing = Preprocessing { resize, interpolation, crop_mode, ..preprocessing };
     Encoder::untrained(arch(name).unwrap(), preprocessing, 7, &Device::Cpu).unwrap()
 }
 
 fn published(name: &str, image_size: usize, library: Library) -> Publication {
+    publication_of(&encoder(name, image_size), library)
+}
+
+fn publication_of(encoder: &Encoder, library: Library) -> Publication {
     let more = BTreeMap::from([("method".to_owned(), "simclr".to_owned())]);
-    publication(&encoder(name, image_size), library, &more).unwrap()
+    publication(encoder, library, &more).unwrap()
 }
 
 #[test]
 fn what_is_published_is_the_encoder() {
-    for (name, image_size, library) in [
-        ("resnet18", 40, Library::Timm),
-        ("resnet18", 40, Library::Transformers),
-        ("resnet50-cifar", 16, Library::Code),
-        ("resnet10-mini", 32, Library::Code),
-        ("vit-mini-cifar", 32, Library::Timm),
-        ("vit-tiny-16", 48, Library::Timm),
-        ("vit-tiny-16", 48, Library::Transformers),
+    use CropMode::{Center, Squash};
+    for (name, image_size, crop_mode, library) in [
+        ("resnet18", 40, Center, Library::Timm),
+        ("resnet18", 40, Squash, Library::Transformers),
+        ("resnet50-cifar", 16, Center, Library::Code),
+        ("resnet10-mini", 32, Center, Library::Code),
+        ("vit-mini-cifar", 32, Squash, Library::Timm),
+        ("vit-tiny-16", 48, Center, Library::Timm),
+        ("vit-tiny-16", 48, Center, Library::Transformers),
     ] {
-        let original = encoder(name, image_size);
-        let file = published(name, image_size, library);
+        let original = prepared(name, image_size, crop_mode);
+        let file = publication_of(&original, library);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         weights::write(&path, &file.weights).unwrap();

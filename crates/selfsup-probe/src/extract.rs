@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use selfsup_augment::CenterView;
 use selfsup_data::{BatchLoader, LoaderConfig, Order, Source};
 use selfsup_kernels::global_avg_pool;
-use selfsup_models::{Encoder, Interpolation, Layer, Mode, Preprocessing};
+use selfsup_models::{CropMode, Encoder, Interpolation, Layer, Mode, Preprocessing};
 use std::sync::Arc;
 
 /// What turns images into features and is not trained any more.
@@ -82,6 +82,7 @@ fn view(p: &Preprocessing) -> Result<CenterView> {
         size: side("image_size", p.image_size)?,
         resize: side("resize", p.resize)?,
         interpolation: filter(p.interpolation),
+        squash: p.crop_mode == CropMode::Squash,
     })
 }
 

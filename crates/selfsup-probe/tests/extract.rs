@@ -4,7 +4,7 @@ use candle_core::Device;
 use image::{Rgb, RgbImage};
 use selfsup_augment::CenterView;
 use selfsup_data::{Sample, Source};
-use selfsup_models::{Encoder, Interpolation, Mode, Preprocessing, arch};
+use selfsup_models::{CropMode, Encoder, Interpolation, Mode, Preprocessing, arch};
 use selfsup_probe::{Error, ExtractConfig, Features, Frozen, extract};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,12 +69,13 @@ impl Source for Images {
 
 /// What the encoder sees of an image.
 const VIEW: CenterView =
-    CenterView { size: 8, resize: 11, interpolation: selfsup_augment::Interpolation::Bicubic };
+    CenterView { size: 8, resize: 11, interpolation: selfsup_augment::Interpolation::Bicubic, squash: true };
 
 fn encoder() -> Encoder {
     let preprocessing = Preprocessing {
         resize: VIEW.resize as usize,
         interpolation: Interpolation::Bicubic,
+        crop_mode: CropMode::Squash,
         ..Preprocessing::rgb(8, [0.5; 3], [0.25; 3])
     };
     Encoder::untrained(arch("resnet10-narrow-cifar").unwrap(), preprocessing, 1, &Device::Cpu).unwrap()

@@ -68,6 +68,9 @@ def cases():
     # What timm's `create_transform` does for a `crop_pct` of .875 and bicubic interpolation, its defaults.
     timm_eval = lambda i, size, resize: F.center_crop(F.resize(i, [resize], MODES["bicubic"], antialias=True), [size, size])
     yield "timm_eval", "pil", {"size": 28, "resize": 32}, timm_eval
+    # The same by its `crop_mode` "squash".
+    timm_squash = lambda i, size, resize: F.center_crop(F.resize(i, [resize, resize], MODES["bicubic"], antialias=True), [size, size])
+    yield "timm_squash", "pil", {"size": 28, "resize": 32}, timm_squash
 
 
 def main():

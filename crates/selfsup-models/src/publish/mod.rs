@@ -14,7 +14,7 @@ use crate::names::Convention;
 use crate::resnet::{Block, ResNetConfig, Stem};
 use crate::vit::{self, VitConfig};
 use crate::weights::WeightFile;
-use crate::{Colors, Encoder, Error, Interpolation, Network, Preprocessing, Result, convert};
+use crate::{Colors, CropMode, Encoder, Error, Interpolation, Network, Preprocessing, Result, convert};
 use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -170,7 +170,7 @@ fn timm(encoder: &Encoder, name: &str, args: Value, pool: &str, [first, last]: [
         "pretrained_cfg": {
             "tag": "selfsup", "custom_load": false, "input_size": [3, p.image_size, p.image_size],
             "fixed_input_size": pool == "token", "interpolation": p.interpolation, "crop_pct": crop_pct(p),
-            "crop_mode": "center",
+            "crop_mode": p.crop_mode,
             "mean": short(&p.mean), "std": short(&p.std), "num_classes": 0, "pool_size": null,
             "first_conv": first, "classifier": last,
         },
@@ -194,7 +194,7 @@ fn transformers_vit(net: &VitConfig) -> Value {
     })
 }
 
-/// Images as evaluation takes them here: the shorter side resized, then the central square.
+/// Images as evaluation takes them here: the shorter side or both resized, then the central square.
 fn preprocessor(encoder: &Encoder) -> Value {
     let p = encoder.preprocessing();
     // PIL's numbers.
@@ -202,9 +202,13 @@ fn preprocessor(encoder: &Encoder) -> Value {
         Interpolation::Bilinear => 2,
         Interpolation::Bicubic => 3,
     };
+    let size = match p.crop_mode {
+        CropMode::Center => json!({ "shortest_edge": p.resize }),
+        CropMode::Squash => json!({ "height": p.resize, "width": p.resize }),
+    };
     json!({
         "image_processor_type": "BitImageProcessor", "do_convert_rgb": true, "do_resize": true,
-        "size": { "shortest_edge": p.resize }, "resample": resample,
+        "size": size, "resample": resample,
         "do_center_crop": true, "crop_size": { "height": p.image_size, "width": p.image_size },
         "do_rescale": true, "rescale_factor": 1.0 / 255.0,
         "do_normalize": true, "image_mean": short(&p.mean), "image_std": short(&p.std),

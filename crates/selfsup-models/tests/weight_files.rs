@@ -105,10 +105,19 @@ fn cut_and_damaged_files_are_errors() {
 
 /// A zip archive as torch.save writes one.
 fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    zipped(entries, zip::CompressionMethod::Stored)
+}
+
+/// The same as another program may have packed it anew.
+fn deflated(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    zipped(entries, zip::CompressionMethod::Deflated)
+}
+
+fn zipped(entries: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
     for (name, bytes) in entries {
-        zip.start_file(*name, stored).unwrap();
+        zip.start_file(*name, options).unwrap();
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap().into_inner()
@@ -208,20 +217,86 @@ fn archives_that_lie_are_refused() {
     ] {
         fails(&archive(&entries), part);
     }
-    // Ten times a gibibyte of zeros in some megabytes, of which four numbers are wanted.
-    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let packed =
-        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
-    zip.start_file("a/data.pkl", packed).unwrap();
-    zip.write_all(&good).unwrap();
-    zip.start_file("a/data/0", packed).unwrap();
-    let zeros = vec![0; 1 << 20];
-    for _ in 0..256 {
-        zip.write_all(&zeros).unwrap();
-    }
-    let bomb = zip.finish().unwrap().into_inner();
+    // A quarter of a gibibyte of zeros in less than a megabyte, of which four numbers are wanted.
+    let bomb = deflated(&[("a/data.pkl", &good), ("a/data/0", &vec![0; 256 << 20])]);
     assert!(bomb.len() < 1 << 20);
-    assert_eq!(read(&bomb).unwrap().tensors["w"].dims(), [4], "no more is unpacked than the tensor has");
+    fails(&bomb, "more than the 16 bytes");
+    // The same where all of it is announced.
+    fails(
+        &deflated(&[("a/data.pkl", &pickle(64 << 20, 0, &[4], &[1])), ("a/data/0", &vec![0; 256 << 20])]),
+        "far more memory",
+    );
+    assert_eq!(
+        read(&deflated(&[("a/data.pkl", &good), ("a/data/0", data)])).unwrap().tensors["w"].dims(),
+        [4]
+    );
+}
+
+/// Bytes of an archive of one tensor that torch.save wrote without checksums, or that were changed since.
+#[test]
+fn a_storage_is_held_to_its_checksum() {
+    let data: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let good = archive(&[("a/data.pkl", &pickle(4, 0, &[4], &[1])), ("a/data/0", &data)]);
+    assert_eq!(values(&read(&good).unwrap().tensors["w"]), [1.0, 2.0, 3.0, 4.0]);
+    let at = good.windows(data.len()).position(|part| part == data).unwrap();
+    let mut damaged = good.clone();
+    damaged[at] ^= 1;
+    fails(&damaged, "a/data/0: damaged: its checksum is another");
+    // `torch.serialization.set_crc32_options(False)` leaves zeros in its place.
+    let mut unchecked = damaged;
+    let check = crc32fast::hash(&data).to_le_bytes();
+    while let Some(at) = unchecked.windows(4).position(|part| part == check) {
+        unchecked[at..at + 4].fill(0);
+    }
+    assert_eq!(values(&read(&unchecked).unwrap().tensors["w"])[1..], [2.0, 3.0, 4.0]);
+}
+
+/// torch writes its archives' ends as zip64 has them, whose places must not be mistaken for others, whatever the file's name is long.
+#[test]
+fn an_archive_of_any_name_is_read() {
+    let golden = golden("checkpoint-zip.pth");
+    for length in 1..64 {
+        let renamed = renamed(&golden, "checkpoint-zip", &"n".repeat(length));
+        assert_eq!(read(&renamed).unwrap().tensors.len(), 15, "{length}");
+    }
+}
+
+/// Two names that torch keeps apart are one when they are joined: neither may vanish.
+#[test]
+fn two_tensors_of_one_joined_name_are_refused() {
+    let tensor = pickle(4, 0, &[4], &[1]);
+    // Behind `}(`, and before `u.`.
+    let inner = &tensor[4..tensor.len() - 2];
+    let text = |s: &str| [&[b'X'][..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat();
+    let value = &inner[text("w").len()..];
+    let file =
+        [&[0x80, 2, b'}', b'('][..], &text("a"), b"}(", &text("w"), value, b"u", &text("a.w"), value, b"u."]
+            .concat();
+    fails(&archive(&[("a/data.pkl", &file), ("a/data/0", &[0; 16])]), "two tensors `a.w`");
+}
+
+/// Texts that a pickle holds once and uses often, and dictionaries as Python 2 wrote them.
+#[test]
+fn pickles_are_read_in_bounded_memory_and_with_old_dictionaries() {
+    let tensor = pickle(4, 0, &[4], &[1]);
+    let pair = &tensor[4..tensor.len() - 2];
+    // collections.OrderedDict([[key, value]])
+    let old = [b"\x80\x02ccollections\nOrderedDict\n](]("[..].as_ref(), pair, b"ee\x85R."].concat();
+    let archive_of = |pickle: &[u8]| archive(&[("a/data.pkl", pickle), ("a/data/0", &[0; 16])]);
+    assert_eq!(read(&archive_of(&old)).unwrap().tensors["w"].dims(), [4]);
+    // A list's tensors are there too: 1 is the second.
+    let list = [&[0x80, 2, b']', b'(', b'N'][..], &pair[6..], b"e."].concat();
+    assert_eq!(read(&archive_of(&list)).unwrap().tensors["1"].dims(), [4]);
+    let text = |s: &[u8]| [&[b'X'][..], &(s.len() as u32).to_le_bytes(), s].concat();
+    let long = vec![b'a'; 1 << 20];
+    let mut echo = [&[0x80, 2, b'}', b'('][..], pair, &text(b"0"), &text(&long), &[b'q', 0]].concat();
+    for key in 1..=250u8 {
+        echo.extend([text(&[b'b', b'a' + key % 20, b'a' + key / 20]), vec![b'h', 0]].concat());
+    }
+    echo.extend(b"u.");
+    assert_eq!(read(&archive_of(&echo)).unwrap().metadata.len(), 0);
+    let named = [&[0x80, 2, b'}', b'('][..], &text(&long), &pair[6..], b"u."].concat();
+    fails(&archive_of(&named), "a name has more than 1024 bytes");
 }
 
 #[test]
@@ -352,4 +427,60 @@ fn shards_are_one_file_and_their_index_is_held_to() {
         assert!(error.contains(part), "{error}");
     }
     assert!(weights::read(Path::new("."), &Device::Cpu).is_err());
+}
+
+/// An archive whose entries' folder is called otherwise, as torch.save would have written it.
+fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).unwrap();
+    let mut out = Zip64::default();
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).unwrap();
+        let name = entry.name().unwrap().replacen(from, to, 1);
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+        out.entry(&name, &data);
+    }
+    out.finish()
+}
+
+/// Writes stored entries and, as torch's writer, always zip64's end (APPNOTE 4.3.14 and 4.3.15).
+#[derive(Default)]
+struct Zip64 {
+    bytes: Vec<u8>,
+    directory: Vec<u8>,
+    count: u64,
+}
+
+impl Zip64 {
+    fn entry(&mut self, name: &str, data: &[u8]) {
+        let (at, length) = (self.bytes.len() as u32, data.len() as u32);
+        // Version, flags, method, time, date; checksum, sizes; lengths of the name and of what is more.
+        let common = [
+            &[20, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &crc32fast::hash(data).to_le_bytes(),
+            &length.to_le_bytes(),
+            &length.to_le_bytes(),
+            &(name.len() as u16).to_le_bytes(),
+            &[0, 0],
+        ]
+        .concat();
+        self.bytes.extend([b"PK\x03\x04", &common[..], name.as_bytes(), data].concat());
+        self.directory
+            .extend([b"PK\x01\x02\0\0", &common[..], &[0; 10], &at.to_le_bytes(), name.as_bytes()].concat());
+        self.count += 1;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let (start, length) = (self.bytes.len() as u64, self.directory.len() as u64);
+        self.bytes.extend(&self.directory);
+        let end = self.bytes.len() as u64;
+        let numbers = [self.count, self.count, length, start].map(u64::to_le_bytes).concat();
+        self.bytes
+            .extend([b"PK\x06\x06", &44u64.to_le_bytes()[..], &[45, 0, 45, 0], &[0; 8], &numbers].concat());
+        self.bytes.extend([b"PK\x06\x07", &[0; 4][..], &end.to_le_bytes(), &1u32.to_le_bytes()].concat());
+        let count = (self.count as u16).to_le_bytes();
+        let (length, start) = ((length as u32).to_le_bytes(), (start as u32).to_le_bytes());
+        self.bytes.extend([b"PK\x05\x06", &[0; 4][..], &count, &count, &length, &start, &[0; 2]].concat());
+        self.bytes
+    }
 }

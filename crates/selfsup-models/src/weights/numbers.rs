@@ -75,10 +75,10 @@ impl View {
 
     /// The tensor's bytes in row-major order.
     pub fn gather(&self, data: &[u8], width: usize) -> Vec<u8> {
-        let mut contiguous = 1;
+        let mut contiguous = 1usize;
         let is_contiguous = self.shape.iter().zip(&self.strides).rev().all(|(&size, &stride)| {
             let fits = size == 1 || stride == contiguous;
-            contiguous *= size.max(1);
+            contiguous = contiguous.saturating_mul(size.max(1));
             fits
         });
         if is_contiguous {

@@ -6,11 +6,13 @@
 
 use super::WeightFile;
 use super::pickle::{self, Id, Node, Pickle, Problem};
-use super::state::{Reader, Storage};
+use super::state::{MOST_SHARING, Reader, Storage};
 use candle_core::Device;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
-use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
+use zip::{CompressionMethod, ZipArchive};
 
 /// The number that the older format begins with, as a pickled integer.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -20,10 +22,15 @@ const MOST_PICKLE: u64 = 64 << 20;
 
 /// Reads a zip archive of `torch.save`.
 pub fn read_zip(bytes: &[u8], device: &Device) -> Result<WeightFile, Problem> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| {
+    // Nothing stands before an archive of torch's; a search for where it begins may find another place.
+    let config = Config { archive_offset: ArchiveOffset::Known(0) };
+    let archive = ZipArchive::with_config(config, Cursor::new(bytes)).map_err(|e| {
         format!("cut off, or damaged: the zip archive's directory, at its end, cannot be read ({e})")
     })?;
-    let names = archive.file_names().map(|name| name.map(|name| name.into_owned()));
+    // What is inflated may be far more than the file, and is never so in honest ones.
+    let mut archive = Archive { zip: archive, bytes, inflated: MOST_SHARING * bytes.len() as u64 };
+    let zip = &archive.zip;
+    let names = zip.file_names().map(|name| name.map(|name| name.into_owned()));
     let names = names.collect::<Result<Vec<String>, _>>().map_err(|e| format!("zip: {e}"))?;
     if let Some(name) = names.iter().find(|name| leaves_its_folder(name)) {
         return Err(format!("zip: the entry `{name}` lies outside of the archive"));
@@ -33,34 +40,72 @@ pub fn read_zip(bytes: &[u8], device: &Device) -> Result<WeightFile, Problem> {
         return Err(format!("zip: it has {} entries data.pkl, one is expected", pickles.len()));
     };
     let prefix = name.strip_suffix("data.pkl").expect("by its choice").to_owned();
-    if let Ok(order) = entry(&mut archive, &format!("{prefix}byteorder"), 16)
+    if let Ok(order) = archive.entry(&format!("{prefix}byteorder"), 16)
         && order.trim_ascii() != b"little"
     {
         return Err("its numbers are big-endian".into());
     }
-    let pickle = pickle::read(&entry(&mut archive, name, MOST_PICKLE)?)?;
-    let mut load = |storage: &Storage| -> Result<Vec<u8>, Problem> {
-        entry(&mut archive, &format!("{prefix}data/{}", storage.key), storage.bytes()?)
-    };
+    let pickle = pickle::read(&archive.entry(name, MOST_PICKLE)?)?;
+    let mut load =
+        |storage: &Storage| archive.entry(&format!("{prefix}data/{}", storage.key), storage.bytes()?);
     Reader::new(&pickle, bytes.len(), device)?.read(&mut load)
+}
+
+struct Archive<'a> {
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    bytes: &'a [u8],
+    /// Bytes that may still be inflated.
+    inflated: u64,
+}
+
+impl<'a> Archive<'a> {
+    /// An entry's bytes, at most so many: those of the file, or, of what is deflated, which torch does not do, a copy. What is read bounds
+    /// what is taken, not what the archive claims.
+    fn entry(&mut self, name: &str, most: u64) -> Result<Cow<'a, [u8]>, Problem> {
+        let fail = |why: &dyn std::fmt::Display| format!("zip: {name}: {why}");
+        let entry = self.zip.by_name(name).map_err(|e| fail(&e))?;
+        let large = || fail(&format!("it has more than the {most} bytes that are expected"));
+        // Where torch was told not to compute it (`set_crc32_options`), it is 0.
+        let check = entry.crc32();
+        if entry.compression() == CompressionMethod::Stored {
+            let start = usize::try_from(entry.data_start().ok_or_else(|| fail(&"it has no place"))?);
+            let length = usize::try_from(entry.compressed_size());
+            let place = start
+                .ok()
+                .zip(length.ok())
+                .and_then(|(start, length)| self.bytes.get(start..start.checked_add(length)?));
+            let bytes = place.ok_or_else(|| fail(&"it ends behind the file"))?;
+            if bytes.len() as u64 > most {
+                return Err(large());
+            }
+            if check != 0 && crc32fast::hash(bytes) != check {
+                return Err(fail(&"damaged: its checksum is another"));
+            }
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let most_here = most.min(self.inflated);
+        let mut bytes = Vec::new();
+        // To the end, where the library compares the checksum.
+        entry.take(most_here + 1).read_to_end(&mut bytes).map_err(|e| fail(&e))?;
+        self.inflated = self.inflated.saturating_sub(bytes.len() as u64);
+        match bytes.len() as u64 {
+            length if length <= most_here => Ok(Cow::Owned(bytes)),
+            length if length > most => Err(large()),
+            _ => Err(fail(&"what is compressed takes far more memory than the file")),
+        }
+    }
 }
 
 fn leaves_its_folder(name: &str) -> bool {
     name.starts_with(['/', '\\']) || name.split(['/', '\\']).any(|part| part == "..")
 }
 
-/// An entry's bytes, at most so many. What is read bounds what is taken, not what the archive claims.
-fn entry(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str, most: u64) -> Result<Vec<u8>, Problem> {
-    let entry = archive.by_name(name).map_err(|e| format!("zip: {name}: {e}"))?;
-    let mut bytes = Vec::new();
-    entry.take(most).read_to_end(&mut bytes).map_err(|e| format!("zip: {name}: {e}"))?;
-    Ok(bytes)
-}
-
 /// Whether a file of the older format may begin so.
 pub fn is_legacy(bytes: &[u8]) -> bool {
-    // PROTO, a version, LONG1 and its length.
-    bytes.len() > 14 && bytes[0] == 0x80 && bytes[2..4] == [0x8a, 0x0a] && bytes[4..14] == MAGIC
+    // PROTO and a version, from protocol 4 on FRAME and its length, LONG1 and its length.
+    let Some([0x80, _, rest @ ..]) = bytes.get(..25) else { return false };
+    let rest = if rest[0] == 0x95 { &rest[9..] } else { rest };
+    rest[..2] == [0x8a, 0x0a] && rest[2..12] == MAGIC
 }
 
 /// Reads the older format.
@@ -111,10 +156,10 @@ pub fn read_legacy(bytes: &[u8], device: &Device) -> Result<WeightFile, Problem>
         places.insert(key.clone(), at..end);
         at = end;
     }
-    let mut load = |storage: &Storage| -> Result<Vec<u8>, Problem> {
+    let mut load = |storage: &Storage| {
         let place =
             places.get(&storage.key).ok_or_else(|| format!("storage `{}` is missing", storage.key))?;
-        Ok(bytes[place.clone()].to_vec())
+        Ok(Cow::Borrowed(&bytes[place.clone()]))
     };
     reader.read(&mut load)
 }

@@ -1,10 +1,11 @@
 //! Safetensors: read from the file's bytes, written atomically and the same to the byte for the same content.
 
 use super::WeightFile;
+use super::numbers::{Kind, tensor_of};
 use super::pickle::Problem;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorInfo, View};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,8 +36,13 @@ pub fn read(bytes: &[u8], device: &Device) -> std::result::Result<WeightFile, Pr
     let file = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut tensors = HashMap::new();
     for (name, view) in file.tensors() {
-        let tensor = DType::try_from(view.dtype())
-            .and_then(|dtype| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device));
+        // What candle has no dtype for, and checkpoints have beside their weights.
+        let tensor = match view.dtype() {
+            Dtype::BOOL => tensor_of(view.data(), Kind::Bool, view.shape(), device),
+            Dtype::I8 => tensor_of(view.data(), Kind::I8, view.shape(), device),
+            dtype => DType::try_from(dtype)
+                .and_then(|dtype| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), device)),
+        };
         tensors.insert(name.clone(), tensor.map_err(|e| format!("`{name}`: {e}"))?);
     }
     Ok(WeightFile { tensors, metadata })

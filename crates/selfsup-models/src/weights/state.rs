@@ -7,13 +7,19 @@ use super::WeightFile;
 use super::numbers::{Kind, View, tensor_of};
 use super::pickle::{Call, Id, Node, Pickle, Problem};
 use candle_core::{Device, Tensor};
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::rc::Rc;
 
 /// Dictionaries in dictionaries.
 const MOST_DEPTH: usize = 32;
 /// Views of a storage share it in the file and not in memory: so many times the file's length all tensors may take.
-const MOST_SHARING: u64 = 16;
+pub const MOST_SHARING: u64 = 16;
+/// Bytes of a tensor's name. A text that is used often stands in the pickle once.
+const MOST_NAME: usize = 1024;
+/// Bytes of a text that is kept as metadata, and of all of them.
+const MOST_TEXT: usize = 64 << 10;
+const MOST_TEXTS: usize = 1 << 20;
 
 /// Numbers that lie outside of the pickle.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +48,7 @@ fn is_known(global: &str) -> bool {
         "torch.Tensor",
         "torch.Size",
     ];
-    const CONTAINERS: [&str; 22] = [
+    const CONTAINERS: [&str; 31] = [
         "collections.OrderedDict",
         "collections.defaultdict",
         "collections.Counter",
@@ -54,8 +60,17 @@ fn is_known(global: &str) -> bool {
         "builtins.bool",
         "builtins.float",
         "builtins.str",
+        "builtins.complex",
         "__builtin__.set",
         "__builtin__.dict",
+        "__builtin__.list",
+        "__builtin__.int",
+        "__builtin__.long",
+        "__builtin__.bool",
+        "__builtin__.float",
+        "__builtin__.complex",
+        "__builtin__.str",
+        "__builtin__.unicode",
         "_codecs.encode",
         "numpy.dtype",
         "numpy.ndarray",
@@ -81,11 +96,14 @@ pub struct Reader<'a> {
     left: u64,
     /// Values that may still be walked over: a value may stand in many places.
     walk: usize,
+    /// Bytes that metadata may still take.
+    texts: usize,
     tensors: HashMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
 }
 
-pub type Load<'a> = dyn FnMut(&Storage) -> Result<Vec<u8>, Problem> + 'a;
+/// A storage's bytes, of the file where they can be.
+pub type Load<'a, 'b> = dyn FnMut(&Storage) -> Result<Cow<'b, [u8]>, Problem> + 'a;
 
 impl<'a> Reader<'a> {
     pub fn new(pickle: &'a Pickle, file: usize, device: &'a Device) -> Result<Self, Problem> {
@@ -103,6 +121,7 @@ impl<'a> Reader<'a> {
             device,
             left: MOST_SHARING * file as u64,
             walk: 4 * pickle.nodes.len() + 64,
+            texts: MOST_TEXTS,
             tensors: HashMap::new(),
             metadata: BTreeMap::new(),
         })
@@ -149,7 +168,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn read(mut self, load: &mut Load<'_>) -> Result<WeightFile, Problem> {
+    pub fn read<'b>(mut self, load: &mut Load<'_, 'b>) -> Result<WeightFile, Problem> {
         let mut storages = HashMap::new();
         let mut path = HashSet::new();
         self.leaf(self.pickle.root, &mut String::new(), &mut path, &mut storages, load)?;
@@ -160,13 +179,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes in a value and all below it.
-    fn leaf(
+    fn leaf<'b>(
         &mut self,
         id: Id,
         name: &mut String,
         path: &mut HashSet<Id>,
-        storages: &mut HashMap<String, Rc<Vec<u8>>>,
-        load: &mut Load<'_>,
+        storages: &mut HashMap<String, Cow<'b, [u8]>>,
+        load: &mut Load<'_, 'b>,
     ) -> Result<(), Problem> {
         self.walk = self.walk.checked_sub(1).ok_or("its values stand in too many places")?;
         let scalar = match self.node(id) {
@@ -178,29 +197,31 @@ impl<'a> Reader<'a> {
         };
         if let Some(value) = scalar {
             if !name.contains('.') && !name.is_empty() {
-                self.metadata.insert(name.clone(), value);
+                self.keep(name, value);
             }
             return Ok(());
         }
         let entries = match self.node(id) {
-            Node::Dict(entries) => entries,
-            Node::Call(call) if self.is(call.of, "collections.OrderedDict") => &call.entries,
+            Node::Dict(entries) => Cow::Borrowed(&entries[..]),
+            Node::List(items) | Node::Tuple(items) => {
+                return self.items(items, id, name, path, storages, load);
+            }
+            Node::Call(call) if self.is_dictionary(call.of) => self.entries_of(call)?,
             Node::Call(call) => {
                 if let Some(tensor) =
                     self.tensor(call, storages, load).map_err(|e| format!("`{name}`: {e}"))?
+                    && self.tensors.insert(name.clone(), tensor).is_some()
                 {
-                    self.tensors.insert(name.clone(), tensor);
+                    return Err(format!("it has two tensors `{name}`"));
                 }
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        if !path.insert(id) || path.len() > MOST_DEPTH {
-            return Err(format!("its dictionaries are nested in more than {MOST_DEPTH} levels"));
-        }
+        self.enter(id, path)?;
         let length = name.len();
         let mut seen = HashSet::new();
-        for &(key, value) in entries {
+        for &(key, value) in entries.iter() {
             let key = match self.node(key) {
                 Node::Str(key) => key.clone(),
                 Node::Int(key) => key.to_string(),
@@ -210,6 +231,9 @@ impl<'a> Reader<'a> {
                 name.push('.');
             }
             name.push_str(&key);
+            if name.len() > MOST_NAME {
+                return Err(format!("a name has more than {MOST_NAME} bytes"));
+            }
             if !seen.insert(key) {
                 return Err(format!("it has two entries `{name}`"));
             }
@@ -220,16 +244,84 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Takes in what stands in a row, by its numbers.
+    fn items<'b>(
+        &mut self,
+        items: &[Id],
+        id: Id,
+        name: &mut String,
+        path: &mut HashSet<Id>,
+        storages: &mut HashMap<String, Cow<'b, [u8]>>,
+        load: &mut Load<'_, 'b>,
+    ) -> Result<(), Problem> {
+        self.enter(id, path)?;
+        let length = name.len();
+        for (i, &item) in items.iter().enumerate() {
+            name.push_str(&format!("{}{i}", if length == 0 { "" } else { "." }));
+            self.leaf(item, name, path, storages, load)?;
+            name.truncate(length);
+        }
+        path.remove(&id);
+        Ok(())
+    }
+
+    fn enter(&self, id: Id, path: &mut HashSet<Id>) -> Result<(), Problem> {
+        match path.insert(id) && path.len() <= MOST_DEPTH {
+            true => Ok(()),
+            false => Err(format!("its values are nested in more than {MOST_DEPTH} levels")),
+        }
+    }
+
+    /// Keeps a number or text as metadata, if there is room; nothing needs it.
+    fn keep(&mut self, name: &str, value: String) {
+        let length = name.len() + value.len();
+        if value.len() <= MOST_TEXT && length <= self.texts {
+            self.texts -= length;
+            self.metadata.insert(name.to_owned(), value);
+        }
+    }
+
+    fn is_dictionary(&self, of: Id) -> bool {
+        ["collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"]
+            .iter()
+            .any(|name| self.is(of, name))
+    }
+
+    /// What a call of a dictionary's class is given, in Python 2 `[[key, value], …]`, and what was set in it.
+    fn entries_of(&self, call: &'a Call) -> Result<Cow<'a, [(Id, Id)]>, Problem> {
+        let Node::Tuple(given) = self.node(call.with) else { return Ok(Cow::Borrowed(&call.entries)) };
+        let mut entries = Vec::new();
+        for &given in given {
+            match self.node(given) {
+                Node::Dict(all) => entries.extend_from_slice(all),
+                Node::List(pairs) => {
+                    for &pair in pairs {
+                        match self.node(pair) {
+                            Node::List(pair) | Node::Tuple(pair) if pair.len() == 2 => {
+                                entries.push((pair[0], pair[1]));
+                            }
+                            _ => return Err("a dictionary is made of what are no pairs".into()),
+                        }
+                    }
+                }
+                // A `defaultdict`'s factory.
+                _ => {}
+            }
+        }
+        entries.extend_from_slice(&call.entries);
+        Ok(Cow::Owned(entries))
+    }
+
     fn is(&self, id: Id, global: &str) -> bool {
         matches!(self.node(id), Node::Global(name) if name == global)
     }
 
     /// The tensor that a call would make, if it would make one.
-    fn tensor(
+    fn tensor<'b>(
         &mut self,
         call: &Call,
-        storages: &mut HashMap<String, Rc<Vec<u8>>>,
-        load: &mut Load<'_>,
+        storages: &mut HashMap<String, Cow<'b, [u8]>>,
+        load: &mut Load<'_, 'b>,
     ) -> Result<Option<Tensor>, Problem> {
         let (mut of, mut with) = (call.of, call.with);
         // Parameters and subclasses are a tensor in another call.
@@ -261,8 +353,14 @@ impl<'a> Reader<'a> {
                 }
                 (
                     "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
-                    &[storage, offset, size, stride, ..],
-                ) => return self.rebuild([storage, offset, size, stride], None, storages, load).map(Some),
+                    &[storage, offset, size, stride, ref rest @ ..],
+                ) => {
+                    // Whether it has gradients, its hooks, and how its numbers are to be taken.
+                    if let Some(&marks) = rest.get(2) {
+                        self.check_marks(marks)?;
+                    }
+                    return self.rebuild([storage, offset, size, stride], None, storages, load).map(Some);
+                }
                 _ => return Ok(None),
             };
             (of, with) = inner;
@@ -270,12 +368,24 @@ impl<'a> Reader<'a> {
         Err("a tensor lies in too many calls".into())
     }
 
-    fn rebuild(
+    /// A tensor may be marked as the negative or conjugate of its numbers.
+    fn check_marks(&self, marks: Id) -> Result<(), Problem> {
+        let Node::Dict(marks) = self.node(marks) else { return Ok(()) };
+        match marks.iter().find(|(_, set)| *self.node(*set) == Node::Bool(true)) {
+            None => Ok(()),
+            Some((mark, _)) => Err(format!(
+                "its numbers are marked {:?}, which is not read; save it by .contiguous()",
+                self.node(*mark)
+            )),
+        }
+    }
+
+    fn rebuild<'b>(
         &mut self,
         [storage, offset, size, stride]: [Id; 4],
         dtype: Option<Kind>,
-        storages: &mut HashMap<String, Rc<Vec<u8>>>,
-        load: &mut Load<'_>,
+        storages: &mut HashMap<String, Cow<'b, [u8]>>,
+        load: &mut Load<'_, 'b>,
     ) -> Result<Tensor, Problem> {
         let Node::Persistent(name) = self.node(storage) else {
             return Err("a tensor without a storage".into());
@@ -295,10 +405,10 @@ impl<'a> Reader<'a> {
         }
         let bytes = view.count as u64 * kind.width() as u64;
         self.left = self.left.checked_sub(bytes).ok_or("its tensors take far more memory than the file")?;
-        let data = match storages.get(&storage.key) {
-            Some(data) => data.clone(),
-            None => {
-                let data = Rc::new(load(&storage)?);
+        let data = match storages.entry(storage.key.clone()) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(place) => {
+                let data = load(&storage)?;
                 if data.len() as u64 != storage.bytes()? {
                     return Err(format!(
                         "its storage `{}` has {} bytes, {} are announced",
@@ -307,12 +417,10 @@ impl<'a> Reader<'a> {
                         storage.bytes()?
                     ));
                 }
-                storages.insert(storage.key.clone(), data.clone());
-                data
+                place.insert(data)
             }
         };
-        tensor_of(&view.gather(&data, kind.width()), kind, &view.shape, self.device)
-            .map_err(|e| e.to_string())
+        tensor_of(&view.gather(data, kind.width()), kind, &view.shape, self.device).map_err(|e| e.to_string())
     }
 
     fn sizes(&self, id: Id) -> Result<Vec<usize>, Problem> {

@@ -1,7 +1,7 @@
 //! The architectures by name.
 //!
-//! torchvision's names; `-v1` for the stride in a bottleneck's first convolution; `vit-SIZE-PATCH` for vision transformers; `-cifar` for
-//! the 3×3 stem without pooling. `resnet10-narrow-cifar` and `resnet10-mini` (which halves the image in its stem) are ours: small enough to
+//! torchvision's names; `-v1` for the stride in a bottleneck's first convolution; `vit-SIZE-PATCH` for vision transformers, `-h12` for one
+//! with more heads than others of its size; `-cifar` for the 3×3 stem without pooling. `resnet10-narrow-cifar` and `resnet10-mini` (which halves the image in its stem) are ours: small enough to
 //! pretrain in minutes on two cores.
 //!
 //! Of AlexNet there are three widths: torchvision's (`alexnet`), RotNet's, which is the same with batch normalisation everywhere
@@ -28,6 +28,7 @@ pub struct Arch {
 
 const HE_2016: &str = "He et al. 2016, arXiv:1512.03385, tables 1 and 6";
 const TOUVRON_2021: &str = "Touvron et al. 2021 (DeiT), arXiv:2012.12877, table 1";
+const CHEN_2021: &str = "Chen et al. 2021 (MoCo v3), arXiv:2104.02057: vits.py of facebookresearch/moco-v3";
 const CARON_2021: &str = "Caron et al. 2021 (DINO), arXiv:2104.14294, table 1";
 const KRIZHEVSKY_2014: &str = "Krizhevsky 2014, arXiv:1404.5997, as torchvision has it";
 const GIDARIS_2018: &str = "Gidaris et al. 2018 (RotNet), arXiv:1803.07728: architectures/AlexNet.py of gidariss/FeatureLearningRotNet";
@@ -131,6 +132,7 @@ pub const ARCHS: &[Arch] = &[
     vit("vit-mini-cifar", [32, 4], [96, 6, 3], OURS),
     vit("vit-tiny-16", [224, 16], [192, 12, 3], TOUVRON_2021),
     vit("vit-small-16", [224, 16], [384, 12, 6], TOUVRON_2021),
+    vit("vit-small-16-h12", [224, 16], [384, 12, 12], CHEN_2021),
     vit("vit-small-8", [224, 8], [384, 12, 6], CARON_2021),
     vit("vit-base-16", [224, 16], [768, 12, 12], TOUVRON_2021),
     vit("vit-base-8", [224, 8], [768, 12, 12], CARON_2021),

@@ -41,12 +41,12 @@ impl Classifier {
     ) -> Result<Option<(Self, [String; 2])>> {
         // These stand between an encoder's features and the classifier.
         const BETWEEN: [&str; 2] = ["pre_logits.", "fc_norm."];
-        let behind = |name: &String| name.strip_prefix(account.prefix).unwrap_or_default().to_owned();
+        let behind = |name: &String| name.strip_prefix(&account.prefix[..]).unwrap_or_default().to_owned();
         if account.dropped.iter().any(|name| BETWEEN.iter().any(|part| behind(name).starts_with(part))) {
             return Ok(None);
         }
         for [weight, bias] in account.convention.classifiers {
-            for prefix in [account.prefix, ""] {
+            for prefix in [&account.prefix[..], ""] {
                 let names = [format!("{prefix}{weight}"), format!("{prefix}{bias}")];
                 if !names.iter().all(|name| account.dropped.contains(name)) {
                     continue;

@@ -1,11 +1,12 @@
 //! A backbone from one convention's names to another's, its numbers untouched; Keras's become what PyTorch's are ([`crate::keras`]).
 
 use crate::keras;
-use crate::load::{arch_of, says_itself, usual};
+use crate::load::{says_itself, usual_of};
 use crate::names::{Account, Convention, Framework, recognise};
-use crate::published;
 use crate::weights::{self, WeightFile};
+use crate::which_arch::{Told, arch_of, shapes_tell};
 use crate::{Error, Result};
+use crate::{published, published_network};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +23,10 @@ const APART: [&str; 3] = [".attn.q.", ".attn.k.", ".attn.v."];
 pub fn backbone(file: &WeightFile, from: Option<&str>) -> Result<(HashMap<String, Tensor>, Account)> {
     let names = file.tensors.keys().map(String::as_str);
     let account = match from {
-        Some(name) => Convention::named(name)?.account(names).checked()?,
+        Some(name) => {
+            let convention = Convention::named(name)?;
+            convention.account(names).checked(Some(convention.name))?
+        }
         None => recognise(names)?,
     };
     let tensors = account.backbone.iter().map(|(ours, theirs)| (ours.clone(), file.tensors[theirs].clone()));
@@ -42,22 +46,26 @@ pub fn backbone(file: &WeightFile, from: Option<&str>) -> Result<(HashMap<String
 /// Those of [`weights::read`](crate::weights::read) and [`convert`]; a configuration that cannot be understood.
 pub fn convert_file(path: &Path, from: Option<&str>, to: &Convention) -> Result<(WeightFile, Account)> {
     let file = weights::read(path, &Device::Cpu)?;
-    let (mut converted, account) = convert(&file, from, to)?;
-    if says_itself(&converted.metadata) {
+    let (mut converted, account) = convert(&file, from, to).map_err(|e| e.of(path))?;
+    if says_itself(&file.metadata) || account.convention.framework == Framework::Keras {
         return Ok((converted, account));
     }
-    if let Some(said) = published::beside(path)? {
-        let (ours, _) = backbone(&file, from)?;
-        // Of an architecture that is none of ours, or several, nothing can be said.
-        if let Ok(arch) = arch_of(&ours, false) {
-            converted.metadata.extend(said.or(usual(arch)).metadata(arch));
-        }
+    let (said, network) = (published::beside(path)?, published_network::beside(path)?);
+    let (ours, _) = backbone(&file, from)?;
+    let told = Told::by(&account, &file.metadata).and(&network);
+    // Of an architecture that is none of ours, or several, nothing can be said.
+    if let Ok(arch) = arch_of(&ours, &account, told)
+        && (said.is_some() || !shapes_tell(arch))
+    {
+        network.check(arch).map_err(|problem| Error::Arch { path: path.to_owned(), problem })?;
+        converted.metadata.extend(said.unwrap_or_default().or(usual_of(arch, &ours)).metadata(arch));
     }
     Ok((converted, account))
 }
 
-/// The backbone of a file under the names of `to`, with the file's metadata. Of Keras's this also says the architecture and how images are
-/// prepared, as [`Encoder::save`](crate::Encoder::save) does: the names would say another.
+/// The backbone of a file under the names of `to`, with the file's metadata. Of Keras's, and where the convention says of the architecture
+/// what shapes do not, this also says the architecture and how images are prepared, as [`Encoder::save`](crate::Encoder::save) does: the
+/// names would say another.
 ///
 /// # Errors
 /// An unknown convention; names of none; a tensor that is left over, or that `to` has no name for; Keras's convention as `to`.
@@ -79,8 +87,13 @@ pub fn convert(file: &WeightFile, from: Option<&str>, to: &Convention) -> Result
     }
     let mut metadata = file.metadata.clone();
     if account.convention.framework == Framework::Keras {
-        let arch = arch_of(&ours, keras::strides_first(&account, &metadata)).map_err(mismatch)?;
+        let arch = arch_of(&ours, &account, Told::by(&account, &metadata)).map_err(mismatch)?;
         metadata = keras::preprocessing(arch.image_size).metadata(arch);
+    } else if !says_itself(&metadata)
+        && let Ok(arch) = arch_of(&ours, &account, Told::by(&account, &metadata))
+        && !shapes_tell(arch)
+    {
+        metadata.extend(usual_of(arch, &ours).metadata(arch));
     }
     let mut tensors = HashMap::with_capacity(ours.len());
     for (name, tensor) in ours {

@@ -1,6 +1,6 @@
 //! What can go wrong with an encoder or its file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -113,8 +113,18 @@ pub enum Error {
         known: Vec<String>,
     },
     /// A file's names are of no known convention.
-    #[error("none of its tensors has a backbone's name by the convention; some of them: {}", some.join(", "))]
+    #[error(
+        "{}none of {} tensors has a backbone's name{}; some of them: {}",
+        path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default(),
+        if path.is_some() { "its" } else { "the" },
+        convention.map(|c| format!(" of {c}")).unwrap_or_default(),
+        some.join(", ")
+    )]
     NoBackbone {
+        /// The file, if they are of one.
+        path: Option<PathBuf>,
+        /// The convention, if one was named.
+        convention: Option<&'static str>,
         /// Some of the names.
         some: Vec<String>,
     },
@@ -186,6 +196,18 @@ pub enum Error {
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// The same with the file whose tensors it is about, where it does not say one.
+    pub(crate) fn of(self, file: &Path) -> Self {
+        match self {
+            Error::NoBackbone { path: None, convention, some } => {
+                Error::NoBackbone { path: Some(file.to_owned()), convention, some }
+            }
+            other => other,
+        }
+    }
 }
 
 /// A result with this crate's [`Error`].

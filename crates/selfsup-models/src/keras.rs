@@ -39,7 +39,8 @@ pub fn strides_first(account: &Account, metadata: &BTreeMap<String, String>) -> 
     let Some(strided) = metadata.get(STRIDED) else { return true };
     let has_stride = |conv: &str| {
         account.backbone.iter().any(|(ours, theirs)| {
-            let layer = theirs.strip_prefix(account.prefix).and_then(|name| name.strip_suffix("/kernel"));
+            let layer =
+                theirs.strip_prefix(&account.prefix[..]).and_then(|name| name.strip_suffix("/kernel"));
             ours.starts_with("layer")
                 && ours.ends_with(conv)
                 && layer.is_some_and(|layer| strided.split(' ').any(|name| name == layer))

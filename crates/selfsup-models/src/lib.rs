@@ -55,9 +55,11 @@ mod preprocessing;
 mod projector;
 pub mod publish;
 mod published;
+mod published_network;
 pub mod resnet;
 pub mod vit;
 pub mod weights;
+mod which_arch;
 
 pub use arch::{ARCHS, Arch, arch, nearest};
 pub use backbone::{Backbone, Layer, Network};

@@ -4,19 +4,19 @@
 //! ([`crate::names`]), the tensors' shapes the architecture, and the configuration beside it how images are prepared: where there is none,
 //! as ImageNet's usually are, and Keras's as its own are ([`crate::keras`]).
 
-use crate::arch::{ARCHS, Arch, arch};
-use crate::backbone::{Backbone, Network};
+use crate::arch::{Arch, arch};
+use crate::backbone::Network;
 use crate::classifier::Classifier;
 use crate::convert::backbone;
 use crate::encoder::Encoder;
 use crate::keras;
 use crate::names::{Account, Framework};
-use crate::params::ParamBuilder;
 use crate::positions;
 use crate::preprocessing::{Colors, CropMode, Interpolation, Preprocessing};
 use crate::published;
-use crate::resnet::Block;
+use crate::published_network;
 use crate::weights::{self, WeightFile};
+use crate::which_arch::{Told, arch_of};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
@@ -24,8 +24,18 @@ use std::path::{Path, PathBuf};
 
 /// How images are prepared where nobody says it: by mean and standard deviation of ImageNet's channels, as nearly all published weights
 /// expect.
-pub(crate) fn usual(arch: &Arch) -> Preprocessing {
+fn usual(arch: &Arch) -> Preprocessing {
     Preprocessing::rgb(arch.image_size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+}
+
+/// The same for a vision transformer whose positions are of images of another side.
+pub(crate) fn usual_of(arch: &Arch, tensors: &HashMap<String, Tensor>) -> Preprocessing {
+    let usual = usual(arch);
+    let (Network::Vit(vit), Some(positions)) = (&arch.config, tensors.get("pos_embed")) else { return usual };
+    match positions.dims() {
+        &[_, tokens, _] => usual.at(vit.patch * tokens.saturating_sub(1).isqrt().max(1)),
+        _ => usual,
+    }
 }
 
 /// What a file does not say, or says wrongly.
@@ -149,6 +159,7 @@ const FOLDERS: &[&str] = &[
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
     "model.json",
 ];
 
@@ -165,18 +176,24 @@ const FOLDERS: &[&str] = &[
 /// by name; tensors that fit no architecture, or several.
 pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<Loaded> {
     let file = weights::read(path, device)?;
-    let (mut found, mut account) = backbone(&file, options.names.as_deref())?;
+    let (mut found, mut account) = backbone(&file, options.names.as_deref()).map_err(|e| e.of(path))?;
     let WeightFile { tensors, metadata } = file;
-    for theirs in account.backbone.values() {
-        check_finite(path, theirs, &tensors[theirs])?;
+    for (ours, theirs) in &account.backbone {
+        check_numbers(path, theirs, &tensors[theirs], ours.ends_with("running_var"))?;
     }
     let is_keras = account.convention.framework == Framework::Keras;
     let own = own(path, &metadata)?;
     let arch = match (&options.arch, &own) {
         (Some(name), _) => arch(name)?,
         (None, Some((arch, _))) => arch,
-        (None, None) => arch_of(&found, is_keras && keras::strides_first(&account, &metadata))
-            .map_err(|problem| Error::Arch { path: path.to_owned(), problem })?,
+        (None, None) => {
+            let fail = |problem| Error::Arch { path: path.to_owned(), problem };
+            let said = published_network::beside(path)?;
+            let told = Told::by(&account, &metadata).and(&said);
+            let arch = arch_of(&found, &account, told).map_err(fail)?;
+            said.check(arch).map_err(fail)?;
+            arch
+        }
     };
     let mut not_followed = Vec::new();
     let (mut preprocessing, prepared_by) = match own {
@@ -185,7 +202,7 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
             let said = published::beside(path)?.unwrap_or_default();
             let (usual, usual_by) = match is_keras {
                 true => (keras::preprocessing(arch.image_size), Some("keras.applications".to_owned())),
-                false => (usual(arch), None),
+                false => (usual_of(arch, &found), None),
             };
             let preprocessing = said.or(usual);
             not_followed = said.not_followed;
@@ -207,14 +224,14 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
         *embedding = positions::resample(embedding, preprocessing.image_size / vit.patch)?;
     }
     let encoder = Encoder::blank(arch, preprocessing, device)?;
-    let what = format!("{} (names of {})", arch.name, account.convention.name);
+    let what = format!("{} ({}, by the names of {})", arch.name, path.display(), account.convention.name);
     let left = account.left.iter().map(|name| (name.clone(), tensors[name].clone()));
     found.extend(left);
     encoder.params().load_file(&found, &what)?;
     let head = match Classifier::of(&account, &tensors, encoder.feature_dim())? {
         Some((head, names)) => {
             for name in &names {
-                check_finite(path, name, &tensors[name])?;
+                check_numbers(path, name, &tensors[name], false)?;
             }
             account.dropped.retain(|name| !names.contains(name));
             account.head = names.into();
@@ -268,58 +285,19 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path, field: &'static str, text:
     })
 }
 
-fn check_finite(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
-    if !tensor.dtype().is_float() {
-        return Ok(());
+/// Weights are floats and finite, variances besides not negative.
+fn check_numbers(path: &Path, name: &str, tensor: &Tensor, variance: bool) -> Result<()> {
+    let fail = |problem| Err(Error::WeightFile { path: path.to_owned(), problem });
+    if !matches!(tensor.dtype(), DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
+        let dtype = tensor.dtype().as_str();
+        return fail(format!(
+            "`{name}` holds {dtype}, which weights are not; what they stand for the file does not say"
+        ));
     }
     let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     match values.iter().filter(|v| !v.is_finite()).count() {
+        0 if variance && values.iter().any(|v| *v < 0.0) => fail(format!("`{name}` has negative variances")),
         0 => Ok(()),
         count => Err(Error::NotFinite { path: path.to_owned(), name: name.to_owned(), count }),
     }
-}
-
-/// The architecture that has the most of the tensors, by name and shape, if one alone has. Where the stride of a bottleneck is, tensors do
-/// not say: `strides_first` does.
-pub(crate) fn arch_of(
-    tensors: &HashMap<String, Tensor>,
-    strides_first: bool,
-) -> std::result::Result<&'static Arch, String> {
-    let mut scores = Vec::new();
-    for arch in ARCHS.iter().filter(|arch| may_stride(arch, strides_first)) {
-        let build = ParamBuilder::shapes();
-        Backbone::new(&arch.config, &build).map_err(|e| e.to_string())?;
-        scores.push((fitting(&build.file_shapes(), tensors), arch));
-    }
-    let most = scores.iter().map(|(score, _)| *score).max().unwrap_or_default();
-    let best: Vec<&'static Arch> =
-        scores.into_iter().filter(|(score, _)| *score == most).map(|(_, arch)| arch).collect();
-    match best[..] {
-        [arch] => Ok(arch),
-        _ if most == 0 => Err("its tensors have the shapes of no architecture here".into()),
-        _ => {
-            let names: Vec<&str> = best.iter().map(|arch| arch.name).collect();
-            Err(format!("its tensors are those of {}; say which by --arch", names.join(" and of ")))
-        }
-    }
-}
-
-/// Whether an architecture's bottlenecks, if it has any, have their stride in the first convolution, or not.
-fn may_stride(arch: &Arch, first: bool) -> bool {
-    match arch.config {
-        Network::ResNet(config) => match config.block {
-            Block::Basic => true,
-            Block::BottleneckV1 => first,
-            Block::Bottleneck | Block::WideBottleneck => !first,
-        },
-        Network::ConvNet(_) | Network::Vit(_) => true,
-    }
-}
-
-/// How many tensors are there with the shape that the model has, less those that it lacks.
-fn fitting(shapes: &[(String, Vec<usize>)], tensors: &HashMap<String, Tensor>) -> usize {
-    let fits = |name: &str, shape: &[usize]| tensors.get(name).is_some_and(|there| there.dims() == shape);
-    let count = shapes.iter().filter(|(name, shape)| fits(name, shape)).count();
-    // Of a smaller network all tensors may stand in a larger one's file.
-    count.saturating_sub(tensors.len().abs_diff(shapes.len()))
 }

@@ -104,6 +104,11 @@ fn transformers(json: &Value) -> std::result::Result<Option<Said>, Problem> {
     let crop = if done("do_center_crop") { side(json, "crop_size")? } else { None };
     let image_size = crop.map_or_else(|| side(json, "size"), |crop| Ok(Some(crop)))?;
     let mut said = Said { image_size, mean: scaled(mean), std: scaled(std), ..Said::default() };
+    for more in ["do_flip_channel_order", "do_pad"] {
+        if field(json, more).is_some_and(|more| *more == Value::Bool(true)) {
+            said.not_followed.push(format!("{more} true"));
+        }
+    }
     if !done("do_resize") {
         said.not_followed.push("do_resize false".into());
         return Ok(Some(said));
@@ -382,6 +387,7 @@ mod tests {
                 r#"size {"shortest_edge":256}"#,
             ),
             (r#"{"size": 200, "crop_size": 224}"#, "size 200"),
+            (r#"{"size": 9, "do_flip_channel_order": true}"#, "do_flip_channel_order true"),
             (
                 r#"{"size": {"shortest_edge": 224, "longest_edge": 256}}"#,
                 r#"size {"longest_edge":256,"shortest_edge":224}"#,

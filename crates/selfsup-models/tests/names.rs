@@ -119,6 +119,107 @@ fn every_convention_is_recognised_and_loads_whole() {
     }
 }
 
+/// What training scripts, `DataParallel`, Lightning and `torch.compile` put before the names, and leave beside them.
+#[test]
+fn weights_are_found_behind_what_wraps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (original, vit) = (encoder("resnet18"), encoder("vit-tiny-16"));
+    let (residual, transformer) = (tensors(&original), tensors(&vit));
+    let one = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+    for (prefix, beside, said) in [
+        ("model.module.", "best_acc1", "torchvision"),
+        ("module.", "optimizer.state.0.momentum_buffer", "torchvision"),
+        ("state_dict._orig_mod.", "state_dict_ema.conv1.weight", "torchvision"),
+        ("state_dict.model.", "epoch", "torchvision"),
+        ("state_dict.net.", "rng_states.0", "torchvision"),
+        ("model.", "model_ema.conv1.weight", "torchvision"),
+        // SimSiam's, Barlow Twins', VICReg's.
+        ("state_dict.module.encoder.", "state_dict.module.predictor.0.weight", "solo-learn"),
+        ("model.module.backbone.", "model.module.bn.running_mean", "solo-learn"),
+        ("model.module.backbone.", "model.module.projector.0.weight", "solo-learn"),
+        ("module.backbone.", "module.projector.0.weight", "solo-learn"),
+        ("model._orig_mod.module.", "scaler.scale", "torchvision"),
+        ("state_dict.", "state_dict.decoder_blocks.0.norm1.weight", "timm"),
+        ("model.", "model.mask_token", "timm"),
+    ] {
+        let (ours, encoder) = if said == "timm" { (&transformer, &vit) } else { (&residual, &original) };
+        let mut file: HashMap<String, Tensor> =
+            ours.iter().map(|(name, t)| (format!("{prefix}{name}"), t.clone())).collect();
+        file.insert(beside.into(), one.clone());
+        let loaded = load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu)
+            .unwrap_or_else(|e| panic!("{prefix} {beside}: {e}"));
+        assert_eq!((loaded.account.convention.name, &loaded.account.prefix[..]), (said, prefix));
+        assert_eq!(loaded.account.dropped, [beside]);
+        assert_eq!(loaded.encoder.params().sha256().unwrap(), encoder.params().sha256().unwrap(), "{prefix}");
+    }
+}
+
+/// Networks that differ in what tensors do not show: the convention or the configuration beside the file says it.
+#[test]
+fn what_tensors_do_not_show_is_taken_from_who_says_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |json: &str| std::fs::write(folder.path().join("config.json"), json).unwrap();
+    let load = |file: HashMap<String, Tensor>| {
+        load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu)
+    };
+    let small = tensors(&encoder("vit-small-16"));
+    let moco: HashMap<_, _> =
+        small.iter().map(|(name, t)| (format!("state_dict.module.base_encoder.{name}"), t.clone())).collect();
+    assert_eq!(load(moco.clone()).unwrap().encoder.arch().name, "vit-small-16-h12");
+    assert_eq!(load(small.clone()).unwrap().encoder.arch().name, "vit-small-16");
+    // Converted, the names say no more whose it was.
+    let (converted, _) =
+        convert_file(&write(&folder, moco), None, Convention::named("timm").unwrap()).unwrap();
+    assert_eq!(converted.metadata["arch"], "vit-small-16-h12");
+    let path = folder.path().join("weights.safetensors");
+    weights::write(&path, &converted).unwrap();
+    let loaded = load_file(&path, &LoadOptions::default(), &Device::Cpu).unwrap();
+    assert_eq!((loaded.encoder.arch().name, loaded.says_itself()), ("vit-small-16-h12", true));
+
+    config(r#"{"model_type": "vit", "num_attention_heads": 12}"#);
+    assert_eq!(load(small.clone()).unwrap().encoder.arch().name, "vit-small-16-h12");
+    config(r#"{"model_type": "vit", "num_attention_heads": 8}"#);
+    let error = load(small.clone()).unwrap_err().to_string();
+    assert!(error.contains("8 heads") && error.contains("in place of 6"), "{error}");
+    config(r#"{"model_type": "vit", "num_attention_heads": 6, "hidden_act": "relu"}"#);
+    assert!(load(small).unwrap_err().to_string().contains("hidden_act relu"));
+
+    let residual = tensors(&encoder("resnet50"));
+    config(r#"{"model_type": "resnet", "downsample_in_bottleneck": true}"#);
+    assert_eq!(load(residual.clone()).unwrap().encoder.arch().name, "resnet50-v1");
+    config(r#"{"architecture": "resnetblur50", "num_classes": 1000}"#);
+    let error = load(residual).unwrap_err().to_string();
+    assert!(error.contains("those of resnet50") && error.contains("resnetblur50"), "{error}");
+    let told = LoadOptions { arch: Some("resnet50".into()), ..LoadOptions::default() };
+    load_file(&folder.path().join("weights.safetensors"), &told, &Device::Cpu).unwrap();
+}
+
+/// Numbers that are no weights' are refused by the tensor's name.
+#[test]
+fn numbers_that_weights_have_not_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = tensors(&encoder("resnet18"));
+    let with = |name: &str, change: &dyn Fn(&Tensor) -> Tensor| {
+        let mut file = ours.clone();
+        file.insert(name.into(), change(&ours[name]));
+        load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu).unwrap_err().to_string()
+    };
+    let text = with("layer2.0.conv1.weight", &|t| t.to_dtype(DType::U8).unwrap());
+    assert!(text.contains("`layer2.0.conv1.weight` holds u8"), "{text}");
+    let text = with("layer2.0.bn1.running_var", &|t| (t * -1.0).unwrap());
+    assert!(text.contains("`layer2.0.bn1.running_var` has negative variances"), "{text}");
+}
+
+/// A vision transformer's positions say of which side its images were.
+#[test]
+fn images_are_of_the_side_that_positions_are_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = tensors(&encoder("vit-tiny-16"));
+    file.insert("pos_embed".into(), Tensor::zeros((1, 1 + 24 * 24, 192), DType::F32, &Device::Cpu).unwrap());
+    let loaded = load_file(&write(&folder, file), &LoadOptions::default(), &Device::Cpu).unwrap();
+    assert_eq!(loaded.encoder.preprocessing().image_size, 384);
+}
+
 /// Of two towers in one file the one that is meant is taken.
 #[test]
 fn of_two_encoders_in_a_file_the_right_one_is_taken() {
@@ -314,11 +415,11 @@ fn golden() -> BTreeMap<String, BTreeMap<String, Vec<usize>>> {
     serde_json::from_str(include_str!("golden/names.json")).unwrap()
 }
 
-/// Zeros, of large networks in bytes: what a file's numbers are in says nothing of its names.
+/// Zeros, of large networks in half as many bytes: what a file's numbers are in says nothing of its names.
 fn zeros(shapes: &BTreeMap<String, Vec<usize>>) -> HashMap<String, Tensor> {
     const LARGE: usize = 40_000_000;
     let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
-    let dtype = if count > LARGE { DType::U8 } else { DType::F32 };
+    let dtype = if count > LARGE { DType::F16 } else { DType::F32 };
     let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
     shapes.iter().map(|(name, shape)| (name.clone(), zeros(shape))).collect()
 }
@@ -358,8 +459,8 @@ fn plain_networks_keep_their_fully_connected_layers_and_no_others_do() {
     for (prefix, parallel, convention) in [
         ("", false, "torchvision"),
         ("state_dict.", false, "torchvision"),
-        ("module.", false, "swav"),
-        ("state_dict.module.", false, "swav"),
+        ("module.", false, "torchvision"),
+        ("state_dict.module.", false, "torchvision"),
         ("state_dict.backbone.", false, "solo-learn"),
         ("module.encoder_q.", false, "moco"),
         ("state_dict.", true, "deepcluster"),

@@ -10,12 +10,16 @@ mod template;
 pub use tables::{CONVENTIONS, Convention, Framework};
 
 use crate::{Error, Result, nearest};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use tables::TRAINING;
 use template::translate;
 
-/// What may stand before anything in a checkpoint.
-const WRAPPERS: &[&str] = &["state_dict.", "module.", "model.", "net."];
+/// What may stand before anything in a checkpoint, some of them one behind the other: what a training script calls the weights in it, and
+/// what `DataParallel`, Lightning and `torch.compile` put before them.
+const WRAPPERS: &[&str] =
+    &["state_dict.", "model_state_dict.", "model.", "module.", "_orig_mod.", "net.", "network.", "params."];
+/// Of them.
+const MOST_WRAPPERS: usize = 4;
 /// The names of backbones' tensors here.
 const BACKBONE: &[&str] = &[
     "conv1.{*}",
@@ -46,7 +50,7 @@ pub struct Account {
     /// The convention.
     pub convention: &'static Convention,
     /// What stood before the backbone's names.
-    pub prefix: &'static str,
+    pub prefix: String,
     /// The backbone's tensors: their names here, and in the file.
     pub backbone: BTreeMap<String, String>,
     /// The classifier's weight and bias in the file, where [`load_file`](crate::load_file) took it; otherwise they are dropped.
@@ -73,7 +77,7 @@ impl Account {
     fn kind<'a>(&self, name: &'a str) -> &'a str {
         let mut rest = name;
         if !self.prefix.is_empty()
-            && let Some(inner) = name.strip_prefix(self.prefix)
+            && let Some(inner) = name.strip_prefix(&self.prefix)
         {
             rest = inner;
         }
@@ -83,12 +87,12 @@ impl Account {
         rest.split(['.', '/']).next().unwrap_or(rest)
     }
 
-    /// Fails if there is no backbone.
-    pub(crate) fn checked(self) -> Result<Self> {
+    /// Fails if there is no backbone, in the convention that was named or in any.
+    pub(crate) fn checked(self, named: Option<&'static str>) -> Result<Self> {
         const SHOWN: usize = 5;
         if self.backbone.is_empty() {
             let some = self.left.iter().chain(&self.dropped).take(SHOWN).cloned().collect();
-            return Err(Error::NoBackbone { some });
+            return Err(Error::NoBackbone { path: None, convention: named, some });
         }
         Ok(self)
     }
@@ -120,25 +124,34 @@ impl Convention {
 
     /// What the names are, with the prefix that makes most of them a backbone's.
     pub fn account<'a>(&'static self, names: impl Iterator<Item = &'a str> + Clone) -> Account {
-        let with = |prefix: &&'static str| self.with_prefix(prefix, names.clone());
+        let wrappers = wrappers(names.clone());
+        let mut prefixes: Vec<String> = self.prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
+        for wrapper in &wrappers {
+            for prefix in self.prefixes {
+                let wrapped = format!("{wrapper}{prefix}");
+                if !prefixes.contains(&wrapped) {
+                    prefixes.push(wrapped);
+                }
+            }
+        }
         // The first of those that are as good.
-        self.prefixes
-            .iter()
-            .map(with)
+        prefixes
+            .into_iter()
+            .map(|prefix| self.with_prefix(prefix, names.clone()))
             .reduce(|best, next| if next.backbone.len() > best.backbone.len() { next } else { best })
             .expect("a convention has a prefix")
     }
 
     fn with_prefix<'a>(
         &'static self,
-        prefix: &'static str,
+        prefix: String,
         names: impl Iterator<Item = &'a str> + Clone,
     ) -> Account {
-        let ours = |name: &str| self.ours(name.strip_prefix(prefix)?);
+        let ours = |name: &str| self.ours(name.strip_prefix(&prefix[..])?);
         let plain = names.clone().any(|name| ours(name).is_some_and(|ours| ours.starts_with(CONVOLUTIONS)));
         let (mut backbone, mut dropped, mut left) = (BTreeMap::new(), Vec::new(), Vec::new());
         for name in names {
-            let inner = name.strip_prefix(prefix);
+            let inner = name.strip_prefix(&prefix[..]);
             match ours(name).filter(|ours| plain || !ours.starts_with(FULLY_CONNECTED)) {
                 Some(_) if name.ends_with(COUNTER) => dropped.push(name.to_owned()),
                 // Of two names of one tensor neither may vanish.
@@ -146,7 +159,7 @@ impl Convention {
                     Entry::Vacant(place) => drop(place.insert(name.to_owned())),
                     Entry::Occupied(_) => left.push(name.to_owned()),
                 },
-                None if self.drops(name, prefix, inner) => dropped.push(name.to_owned()),
+                None if self.drops(name, &prefix, inner) => dropped.push(name.to_owned()),
                 None => left.push(name.to_owned()),
             }
         }
@@ -180,6 +193,22 @@ impl Convention {
     }
 }
 
+/// Every row of wrappers that a name begins with.
+fn wrappers<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let mut rows = BTreeSet::new();
+    for name in names {
+        let mut length = 0;
+        for _ in 0..MOST_WRAPPERS {
+            let Some(wrapper) = WRAPPERS.iter().find(|wrapper| name[length..].starts_with(**wrapper)) else {
+                break;
+            };
+            length += wrapper.len();
+            rows.insert(&name[..length]);
+        }
+    }
+    rows
+}
+
 /// Whether a name begins with one of some, each a whole part of it unless it ends in a dot, an underscore or a slash.
 fn begins(name: &str, beginnings: &[&str]) -> bool {
     beginnings.iter().any(|beginning| {
@@ -202,5 +231,5 @@ pub fn recognise<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Acc
             if better(&next) > better(&best) { next } else { best }
         })
         .expect("there are conventions");
-    best.checked()
+    best.checked(None)
 }

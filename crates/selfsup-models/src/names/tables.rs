@@ -42,6 +42,7 @@ pub enum Framework {
 /// whole part of a name: `queue` is not `queue_of_mine`.
 pub const TRAINING: &[&str] = &[
     "optimizer",
+    "optimizers",
     "optimizer_states.",
     "scaler",
     "lr_scheduler",
@@ -49,10 +50,31 @@ pub const TRAINING: &[&str] = &[
     "loops.",
     "callbacks.",
     "amp",
+    // Averages of the weights beside them.
+    "state_dict_ema.",
+    "model_ema.",
+    "ema",
+    "ema_state_dict.",
+    // Where it was, and how good.
+    "epoch",
+    "step",
+    "global_step",
+    "best_acc",
+    "best_acc1",
+    "best_prec1",
+    "best_loss",
+    "rng",
+    "rng_state",
+    "rng_states",
+    "cuda_rng_state",
+    "random_state",
 ];
 
 /// A supervised head, as the backbone's own last layer.
 const HEADS: &[&str] = &["fc.", "head.", "head_dist.", "classifier.", "pre_logits.", "fc_norm."];
+/// A vision transformer's, and the decoder that a masked autoencoder (MAE) has behind it.
+const VIT_HEADS: &[&str] =
+    &["fc.", "head.", "head_dist.", "classifier.", "pre_logits.", "fc_norm.", "decoder_", "mask_token"];
 
 /// Its classifiers.
 const FC_OR_LAST: &[[&str; 2]] = &[["fc.weight", "fc.bias"], ["classifier.6.weight", "classifier.6.bias"]];
@@ -139,7 +161,7 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "torchvision",
         of: "torchvision's residual networks, AlexNet and VGG; SimCLR's weights as converted from TensorFlow",
-        prefixes: &["", "state_dict.", "model.", "model_state_dict.", "net."],
+        prefixes: &[""],
         rules: TORCHVISION,
         same: false,
         heads: HEADS,
@@ -149,11 +171,11 @@ pub const CONVENTIONS: &[Convention] = &[
     },
     Convention {
         name: "timm",
-        of: "timm: vision transformers, and residual networks as torchvision calls them; DINO's backbones alone",
-        prefixes: &["", "state_dict.", "model.", "state_dict_ema."],
+        of: "timm: vision transformers, and residual networks as torchvision calls them; DINO's backbones alone; MAE",
+        prefixes: &["", "state_dict_ema.", "model_ema."],
         rules: &[],
         same: true,
-        heads: HEADS,
+        heads: VIT_HEADS,
         beside: &[],
         classifiers: FC_OR_HEAD,
         framework: Framework::PyTorch,
@@ -161,12 +183,7 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "moco",
         of: "MoCo v1 and v2 (facebookresearch/moco)",
-        prefixes: &[
-            "state_dict.module.encoder_q.",
-            "module.encoder_q.",
-            "encoder_q.",
-            "state_dict.encoder_q.",
-        ],
+        prefixes: &["state_dict.module.encoder_q.", "encoder_q."],
         rules: &[],
         same: true,
         heads: &["fc.", "classifier.6."],
@@ -177,7 +194,7 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "moco-v3",
         of: "MoCo v3 (facebookresearch/moco-v3)",
-        prefixes: &["state_dict.module.base_encoder.", "module.base_encoder.", "base_encoder."],
+        prefixes: &["state_dict.module.base_encoder.", "base_encoder."],
         rules: &[],
         same: true,
         heads: &["fc.", "head.", "classifier.6."],
@@ -215,7 +232,7 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "swav",
         of: "SwAV, DeepCluster v2 and others that train in DataParallel",
-        prefixes: &["module.", "state_dict.module."],
+        prefixes: &["module."],
         rules: &[],
         same: true,
         heads: &["projection_head.", "prototypes", "fc.", "head.", "classifier.6."],
@@ -225,8 +242,8 @@ pub const CONVENTIONS: &[Convention] = &[
     },
     Convention {
         name: "solo-learn",
-        of: "solo-learn; others that call it backbone or encoder",
-        prefixes: &["state_dict.backbone.", "backbone.", "state_dict.encoder.", "encoder."],
+        of: "solo-learn; SimSiam, Barlow Twins, VICReg and others that call it backbone or encoder",
+        prefixes: &["state_dict.backbone.", "backbone.", "encoder."],
         rules: &[],
         same: true,
         heads: &["fc.", "classifier.6."],
@@ -240,6 +257,8 @@ pub const CONVENTIONS: &[Convention] = &[
             "queue_ptr",
             "queue_y",
             "online_classifier.",
+            // Barlow Twins' normalisation of what is projected.
+            "bn.",
         ],
         classifiers: &[],
         framework: Framework::PyTorch,
@@ -247,12 +266,7 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "byol",
         of: "lucidrains/byol-pytorch and others with an online encoder",
-        prefixes: &[
-            "online_encoder.net.",
-            "state_dict.online_encoder.net.",
-            "online_encoder.",
-            "online_network.",
-        ],
+        prefixes: &["online_encoder.net.", "online_encoder.", "online_network."],
         rules: &[],
         same: true,
         heads: &["projector.", "fc.", "classifier.6."],

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, OrUsage, Result};
 use crate::output;
 use crate::progress::Progress;
+use crate::table::plain;
 use anyhow::anyhow;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
@@ -12,7 +13,7 @@ use selfsup_models::hub::{Hub, HubSpec};
 use selfsup_models::names::Account;
 use selfsup_models::{
     CropMode, Encoder, Error, Interpolation, Layer, LoadOptions, Loaded, Preprocessing, arch, load_file,
-    locate,
+    locate, weights,
 };
 use selfsup_probe::{ExtractConfig, Features, Frozen, extract, extract_layers};
 use selfsup_train::Normalization;
@@ -26,7 +27,7 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
     pub batch_size: u64,
     /// Side of the input, for encoders that do not say theirs (random:ARCH, pixels, the weight files of others)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub image_size: Option<u64>,
     /// The shorter side that images are resized to before the central square of --image-size is taken, for weight files of others [default:
     /// as the configuration beside them says, or --image-size]
@@ -133,6 +134,9 @@ pub struct Channels(pub [f32; 3]);
 /// Side of `pixels` where `--image-size` does not say: more would make the probe's features too many.
 pub const PIXELS_IMAGE_SIZE: u32 = 32;
 
+/// Three numbers a pixel of every image must fit into memory.
+const MOST_PIXELS_SIZE: u32 = 512;
+
 /// Opens an ENCODER. What does not exist or cannot be read is a usage error.
 pub fn open(text: &str, args: &ExtractArgs) -> Result<Frozen> {
     open_as(text, args, false)
@@ -156,7 +160,14 @@ pub fn open_as(text: &str, args: &ExtractArgs, told: bool) -> Result<Frozen> {
         return Err(Failure::Usage(anyhow!(why)));
     }
     if text == "pixels" {
-        return Ok(Frozen::Pixels { image_size: image_size.unwrap_or(PIXELS_IMAGE_SIZE) });
+        let image_size = image_size.unwrap_or(PIXELS_IMAGE_SIZE);
+        if image_size > MOST_PIXELS_SIZE {
+            let why = format!(
+                "pixels are features of images of at most {MOST_PIXELS_SIZE} pixels a side, got {image_size}"
+            );
+            return Err(Failure::Usage(anyhow!(why)));
+        }
+        return Ok(Frozen::Pixels { image_size });
     }
     if let Some(name) = text.strip_prefix("random:") {
         let arch = arch(name).or_usage()?;
@@ -265,8 +276,11 @@ pub fn file(text: &str, quiet: bool) -> Result<PathBuf> {
     }
     locate(text).map_err(|error| match error {
         Error::NoEncoder { why, .. } => {
-            let hub = format!("{}{text}", HubSpec::SCHEME);
-            let hint = match !Path::new(text).exists() && text.contains('/') && hub.parse::<HubSpec>().is_ok() {
+            // As the browser's address has it, or with other letters.
+            let address = ["https://huggingface.co/", "https://hf.co/", "HF:", "hf.co/"];
+            let repo = address.iter().find_map(|before| text.strip_prefix(before)).unwrap_or(text);
+            let hub = format!("{}{repo}", HubSpec::SCHEME);
+            let hint = match !Path::new(text).exists() && repo.contains('/') && hub.parse::<HubSpec>().is_ok() {
                 true => format!(" (is it `{hub}`?)"),
                 false => String::new(),
             };
@@ -276,6 +290,18 @@ pub fn file(text: &str, quiet: bool) -> Result<PathBuf> {
         }
         other => Failure::Usage(other.into()),
     })
+}
+
+/// The files that an ENCODER lies in, of those that are not the hub's.
+pub fn files(text: &str) -> Vec<PathBuf> {
+    if text == "pixels" || text.starts_with("random:") || text.starts_with(HubSpec::SCHEME) {
+        return Vec::new();
+    }
+    let Ok(path) = locate(text) else { return Vec::new() };
+    let shards = weights::shards(&path).ok().flatten().unwrap_or_default();
+    let mut files: Vec<PathBuf> = shards.into_iter().map(|shard| path.with_file_name(shard)).collect();
+    files.push(path);
+    files
 }
 
 /// A model's weights on this machine, fetched with progress. What the network or the hub does is not the user's mistake.
@@ -335,10 +361,22 @@ fn with_progress(
     let mut all = extract(&config, &mut |done| progress.at(done as u64, || "images".into()))?;
     all.iter_mut().for_each(|features| features.source = data.name().to_owned());
     progress.finish();
-    for (id, why) in &all[0].skipped {
-        output::say(format_args!("skipped {id}: {why}"));
-    }
+    say_skipped(&all[0].skipped);
     Ok(all)
+}
+
+/// Says which files of a source are images that are not read: without them a telephone's folder may be nearly empty.
+pub fn say_not_read(data: &Dataset) {
+    if let Some(text) = data.not_read() {
+        output::say(format_args!("{}: {text}", data.name()));
+    }
+}
+
+/// Names images that were left out, and why.
+pub fn say_skipped(skipped: &[(String, String)]) {
+    for (id, why) in skipped {
+        output::say(format_args!("skipped {}: {}", plain(id), why.trim_end()));
+    }
 }
 
 fn channels(text: &str) -> std::result::Result<Channels, String> {

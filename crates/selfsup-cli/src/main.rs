@@ -8,6 +8,7 @@ mod args;
 mod candle_pool;
 mod closing_table;
 mod commands;
+mod destination;
 mod failure;
 mod frozen;
 mod index;

@@ -18,7 +18,9 @@ pub fn print_line(text: impl Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }
 
-/// A line on stderr, which nothing depends on.
+/// A line on stderr, which nothing depends on. What a terminal would obey, a file's name perhaps, is written out.
 pub fn say(text: impl Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let written = |c: char| if obeyed(c) { c.escape_default().to_string() } else { c.to_string() };
+    let _ = writeln!(stderr(), "{}", text.to_string().chars().map(written).collect::<String>());
 }

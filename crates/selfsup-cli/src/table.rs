@@ -25,8 +25,8 @@ pub fn render(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A cell's text with its control characters, which a terminal would obey, written out.
-fn plain(cell: &str) -> String {
+/// A text with its control characters, which a terminal would obey, written out.
+pub fn plain(cell: &str) -> String {
     let written = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     cell.chars().map(written).collect()
 }

@@ -15,7 +15,7 @@ pub(crate) use pixels::{Block, Layout, Pixels};
 use crate::decode::{DecodeError, Decoded};
 use crate::{Error, Result};
 use image::RgbImage;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// A finite collection of images that is read at random places, from many threads at once.
@@ -54,6 +54,7 @@ pub struct Dataset {
     order: Arc<[u32]>,
     max_pixels: u64,
     passed_over: usize,
+    not_read: Arc<BTreeMap<String, usize>>,
 }
 
 /// A sample and where its pixels are.
@@ -72,6 +73,8 @@ pub(crate) struct Found {
     pub(crate) items: Vec<Item>,
     /// Files that are no images by their name, and hidden ones.
     pub(crate) passed_over: usize,
+    /// Of them, those that are images of formats that are not read, by extension.
+    pub(crate) not_read: BTreeMap<String, usize>,
 }
 
 impl Dataset {
@@ -86,6 +89,7 @@ impl Dataset {
             order,
             max_pixels,
             passed_over: found.passed_over,
+            not_read: found.not_read.into(),
         }
     }
 
@@ -103,6 +107,11 @@ impl Dataset {
     /// How many files of the source's folders were no images by their name, or hidden.
     pub fn passed_over(&self) -> usize {
         self.passed_over
+    }
+
+    /// Of these files the images of formats that are not read, in a sentence: what a telephone takes may be such. `None` if there are none.
+    pub fn not_read(&self) -> Option<String> {
+        not_read_text(&self.not_read)
     }
 
     /// How many samples carry a label.
@@ -189,6 +198,13 @@ impl Source for Dataset {
         let item = self.item(index);
         item.pixels.image(self.max_pixels).map_err(|source| self.decode_error(item, source))
     }
+}
+
+fn not_read_text(counts: &BTreeMap<String, usize>) -> Option<String> {
+    let counted = counts.iter().map(|(ending, count)| format!("{count} .{ending}")).collect::<Vec<_>>();
+    (!counted.is_empty()).then(|| {
+        format!("{} files are left out, which are not read: convert them to JPEG or PNG", counted.join(", "))
+    })
 }
 
 /// A path that a manifest names again (several captions for one image) becomes `path#2`, `path#3`, …

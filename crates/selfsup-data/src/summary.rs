@@ -45,6 +45,9 @@ pub struct Summary {
     pub colours: Vec<Count>,
     /// Files that were not looked at: hidden, or no image by their name.
     pub passed_over: usize,
+    /// Of them the images of formats that are not read, if there are any: [`Dataset::not_read`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_read: Option<String>,
     /// How many images cannot be read.
     pub skipped_count: usize,
     /// Each of them with the reason.
@@ -94,6 +97,7 @@ pub fn summary_of(data: &Dataset) -> Summary {
         formats: Vec::new(),
         colours: Vec::new(),
         passed_over: data.passed_over(),
+        not_read: data.not_read(),
         skipped_count: 0,
         skipped: Vec::new(),
     };
@@ -279,6 +283,9 @@ impl fmt::Display for Summary {
         }
         if self.passed_over > 0 {
             writeln!(f, "{} files passed over: hidden, or no image by their name", self.passed_over)?;
+        }
+        if let Some(text) = &self.not_read {
+            writeln!(f, "{text}")?;
         }
         if self.skipped_count > 0 {
             writeln!(f, "{} images cannot be read:", self.skipped_count)?;

@@ -60,10 +60,21 @@ pub(crate) fn arch_of(
         scores.into_iter().filter(|(score, _)| *score == most).map(|(_, arch)| arch).collect();
     let arch = match best[..] {
         [arch] => arch,
-        _ if most == 0 => return Err("its tensors have the shapes of no architecture here".into()),
+        _ if most == 0 => {
+            return Err("its tensors have the shapes of no architecture here; residual networks, vision transformers, AlexNet and VGG-16 are \
+                        read"
+                .into());
+        }
         _ => {
             let names: Vec<&str> = best.iter().map(|arch| arch.name).collect();
-            return Err(format!("its tensors are those of {}; say which by --arch", names.join(" and of ")));
+            let names = names.join(" and of ");
+            // Those of a network that has more of them, or others.
+            return Err(match most == tensors.len() {
+                true => format!("its tensors are those of {names}; say which by --arch"),
+                false => {
+                    format!("its tensors are those of no architecture here; those of {names} are nearest")
+                }
+            });
         }
     };
     let (Network::Vit(vit), Some(heads)) =

@@ -1,4 +1,4 @@
-//! All weights of an encoder trained on labels of one's own, and the result saved for the next program.
+//! All weights of an encoder trained on labels of one's own, and the result saved with its head for the next program.
 //!
 //! ```sh
 //! cargo run --release -p selfsup-probe --example fine_tune -- hf:timm/resnet18.a1_in1k my_photos/ tuned.safetensors
@@ -18,6 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The accuracy on the test part.
 pub fn run(encoder: &str, images: &str, out: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let folder = Path::new(out).parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(format!("{} is no folder", folder.display()).into());
+    }
     let encoder = selfsup_models::load(encoder)?.encoder;
     let parts = open_labelled_parts(images, None, &OpenOptions::default())?;
     let (train, test) = (labelled(&parts.train), labelled(&parts.test));
@@ -28,6 +32,6 @@ pub fn run(encoder: &str, images: &str, out: &str) -> Result<String, Box<dyn std
         done += 1;
         eprintln!("step {done} of {steps}");
     })?;
-    tuned.encoder.save(Path::new(out), &Default::default())?;
+    tuned.save(Path::new(out), parts.train.classes())?;
     Ok(format!("{:.1} % of {} test images\n", 100.0 * tuned.accuracy(&test, config.workers)?, test.len()))
 }

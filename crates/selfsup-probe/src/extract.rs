@@ -6,7 +6,7 @@ use crate::error::setting;
 use crate::{Error, Features, Result};
 use candle_core::{DType, Tensor};
 use selfsup_augment::CenterView;
-use selfsup_data::{BatchLoader, LoaderConfig, Order, Source};
+use selfsup_data::{BatchLoader, Dataset, LoaderConfig, Order, Source};
 use selfsup_kernels::global_avg_pool;
 use selfsup_models::{CropMode, Encoder, Interpolation, Layer, Mode, Preprocessing};
 use std::sync::Arc;
@@ -114,6 +114,19 @@ impl Default for ExtractConfig {
     fn default() -> Self {
         Self { batch_size: 256, workers: 2, strict: false }
     }
+}
+
+/// The samples that can be decoded, in their order, and of the others the ids and why; with `strict` the first of these is an error.
+pub fn decodable(data: &Dataset, workers: usize, strict: bool) -> Result<(Dataset, Vec<(String, String)>)> {
+    let loader = LoaderConfig { batch_size: 256, workers, strict, ..LoaderConfig::default() };
+    let (mut whole, mut skipped) = (Vec::with_capacity(data.len()), Vec::new());
+    let nothing = |_: &image::RgbImage, _: &_| Ok(());
+    for batch in BatchLoader::new(Arc::new(data.clone()), loader, Order::Sequential, Arc::new(nothing)) {
+        let batch = batch?;
+        whole.extend(batch.indices);
+        skipped.extend(batch.skipped.into_iter().map(|s| (s.id, s.reason)));
+    }
+    Ok((data.subset(&whole), skipped))
 }
 
 /// The features of every sample that can be decoded, in the source's order.

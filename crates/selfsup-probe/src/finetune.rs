@@ -7,7 +7,7 @@
 //! Letters: n samples, d features, c classes.
 
 use crate::error::setting;
-use crate::extract::filter;
+use crate::extract::{decodable, filter};
 use crate::features::share_correct;
 use crate::protocol::{Kind, ProbeConfig, ProbeResult, check, mean_and_std};
 use crate::{Error, ExtractConfig, Frozen, Result, extract, few_labels};
@@ -17,6 +17,8 @@ use selfsup_data::{BatchLoader, Dataset, LoaderConfig, Order, SampleKey, Source}
 use selfsup_kernels::{Activation, linear, log_softmax};
 use selfsup_models::{Encoder, Mode};
 use selfsup_optim::{OptimizerConfig, Param, ParamGroup, Schedule, SgdConfig, check_gradients};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Settings of fine-tuning.
@@ -40,6 +42,8 @@ pub struct FinetuneConfig {
     pub min_crop: f64,
     /// Threads that decode and augment. The result does not depend on it.
     pub workers: usize,
+    /// Make an image that cannot be decoded an error, not a sample that is left out.
+    pub strict: bool,
 }
 
 impl Default for FinetuneConfig {
@@ -55,6 +59,7 @@ impl Default for FinetuneConfig {
             weight_decay: 1e-4,
             min_crop: 0.5,
             workers: 2,
+            strict: false,
         }
     }
 }
@@ -103,23 +108,37 @@ pub struct Progress {
     pub total: usize,
 }
 
+/// What fine-tuning came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The rows.
+    pub results: Vec<ProbeResult>,
+    /// Ids of the labelled images of both parts that could not be decoded, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
 /// Fine-tunes copies of the encoder: a row for each of `config`'s numbers of labels, a value for each of its seeds.
 ///
-/// Samples without a label are left out. `config.kinds` is not looked at. The encoder itself is not changed.
+/// Samples without a label are left out, and those that cannot be decoded, before few labels are drawn: the draws are those of the probes of
+/// features. `config.kinds` is not looked at. The encoder itself is not changed.
 ///
 /// # Errors
-/// Those of [`protocol::run`](crate::protocol::run); of the settings; a gradient that is missing or not finite at the first step.
+/// Those of [`protocol::run`](crate::protocol::run); of the settings; a gradient that is missing or not finite at the first step;
+/// [`Error::Data`] for an image that cannot be decoded where `strict` is set.
 pub fn run(
     encoder: &Encoder,
     train: &Dataset,
     test: &Dataset,
     config: &ProbeConfig,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<ProbeResult>> {
+) -> Result<Outcome> {
     config.finetune.validate()?;
     let classes = train.classes();
     check(train, test, classes, config)?;
-    let (train, test) = (labelled(train), labelled(test));
+    let whole = |part: &Dataset| decodable(&labelled(part), config.finetune.workers, config.finetune.strict);
+    let ((train, mut skipped), (test, more)) = (whole(train)?, whole(test)?);
+    skipped.extend(more);
+    check(&train, &test, classes, config)?;
     let labels: Vec<u32> = (0..train.len()).filter_map(|i| train.sample(i).label).collect();
     let sizes =
         config.labels_per_class.iter().map(|per_class| per_class.map_or(train.len(), |k| k * classes.len()));
@@ -155,7 +174,7 @@ pub fn run(
             std,
         });
     }
-    Ok(results)
+    Ok(Outcome { results, skipped })
 }
 
 /// The samples that have a label.
@@ -178,7 +197,8 @@ pub struct Finetuned {
 /// after each step; `seed` decides order and augmentation.
 ///
 /// # Errors
-/// Those of the settings, fewer than two images, a gradient that is missing or not finite at the first step.
+/// Those of the settings; fewer than two images, or of those that can be decoded; a gradient that is missing or not finite at the first
+/// step; [`Error::Data`] for an image that cannot be decoded where `strict` is set.
 pub fn fit(
     encoder: &Encoder,
     data: &Dataset,
@@ -223,7 +243,13 @@ pub fn fit(
     let view =
         move |image: &image::RgbImage, key: &SampleKey| Ok(views.apply(image, &mut key.rng(0))?.into_raw());
     let batch_size = config.batch_size.min(data.len());
-    let loader = LoaderConfig { batch_size, workers: config.workers, seed, ..LoaderConfig::default() };
+    let loader = LoaderConfig {
+        batch_size,
+        workers: config.workers,
+        strict: config.strict,
+        seed,
+        ..LoaderConfig::default()
+    };
     let order = Order::Shuffled { first_epoch: 0, first_batch: 0 };
     let batches = BatchLoader::new(Arc::new(data.clone()), loader, order, Arc::new(view));
     let (steps, schedule) = (config.steps(data.len()), Schedule::cosine(0.0));
@@ -248,10 +274,27 @@ pub fn fit(
         optimizer.step(&grads, config.head_lr * schedule.factor(step as u64, steps as u64, 1))?;
         stepped();
     }
+    if !checked {
+        return Err(setting("the number of labelled images that can be decoded", "at least 2", "fewer"));
+    }
     Ok(Finetuned { encoder, weight, bias })
 }
 
 impl Finetuned {
+    /// Writes the encoder as [`Encoder::save`] does, with the head as `fc.weight` and `fc.bias`, torchvision's names of a classifier, which
+    /// [`selfsup_models::Loaded::head`] is read from, and the classes' names as metadata: `classes`, a JSON list.
+    ///
+    /// # Errors
+    /// Those of [`Encoder::save`].
+    pub fn save(&self, path: &Path, classes: &[String]) -> Result<()> {
+        let classes = serde_json::to_string(classes).expect("texts");
+        let mut file = self.encoder.to_file(&BTreeMap::from([("classes".to_owned(), classes)]))?;
+        for (name, var) in [("fc.weight", &self.weight), ("fc.bias", &self.bias)] {
+            file.tensors.insert(name.to_owned(), var.as_detached_tensor());
+        }
+        Ok(selfsup_models::weights::write(path, &file)?)
+    }
+
     /// The share of the labelled images whose class is predicted right (top-1), in 0…1.
     pub fn accuracy(&self, data: &Dataset, workers: usize) -> Result<f64> {
         let config = ExtractConfig { workers, ..ExtractConfig::default() };

@@ -29,6 +29,7 @@
 //! | file | subject |
 //! |---|---|
 //! | [`extract`](fn@extract), [`extract_layers`] | features of a source's images, from an encoder, its layers or the pixels themselves |
+//! | [`decodable`](fn@decodable) | the images that can be decoded, without features |
 //! | [`Features`], [`Labelled`] | features and what is known of their samples |
 //! | [`knn`] | weighted nearest neighbours |
 //! | [`linear`] | logistic regression, its strength chosen on held-out training labels |
@@ -52,7 +53,7 @@ mod softmax_regression;
 mod standardize;
 
 pub use error::{Error, Result};
-pub use extract::{ExtractConfig, Frozen, extract, extract_layers};
+pub use extract::{ExtractConfig, Frozen, decodable, extract, extract_layers};
 pub use features::{Features, Labelled};
 pub use finetune::FinetuneConfig;
 pub use pca::{Pca, pca};

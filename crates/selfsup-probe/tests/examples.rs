@@ -16,8 +16,8 @@ mod linear_probe;
 #[allow(dead_code)]
 mod nearest_images;
 
-use candle_core::Device;
-use selfsup_models::{Encoder, Preprocessing, arch, load};
+use candle_core::{Device, Tensor};
+use selfsup_models::{Encoder, Mode, Preprocessing, arch, load};
 
 #[test]
 fn the_examples_run() {
@@ -55,6 +55,20 @@ fn the_examples_run() {
     right(fine_tune::run(encoder, images, tuned).unwrap());
     let hash = |path: &str| load(path).unwrap().encoder.params().sha256().unwrap();
     assert_ne!(hash(encoder), hash(tuned));
+    // The head goes with it: what it says of the images is what they are.
+    let loaded = load(tuned).unwrap();
+    assert_eq!(loaded.metadata["classes"], r#"["blue","red"]"#);
+    let pixels = |class: &str| {
+        let image = image::open(folder.path().join("images").join(class).join("3.png")).unwrap().to_rgb8();
+        Tensor::from_vec(image.into_raw(), (1, 32, 32, 3), &Device::Cpu).unwrap()
+    };
+    for (i, class) in ["blue", "red"].into_iter().enumerate() {
+        let features = loaded.encoder.forward(&pixels(class), Mode::Eval).unwrap();
+        let logits = loaded.head.as_ref().unwrap().forward(&features).unwrap();
+        assert_eq!(logits.argmax(1).unwrap().to_vec1::<u32>().unwrap(), [i as u32]);
+    }
+    let nowhere = fine_tune::run(encoder, images, &path("nowhere/tuned.safetensors")).unwrap_err();
+    assert!(nowhere.to_string().contains("is no folder"), "{nowhere}");
     assert!(
         embed_folder::run("nothing", images).unwrap_err().to_string().contains("no encoder at `nothing`")
     );

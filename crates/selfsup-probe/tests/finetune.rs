@@ -35,8 +35,9 @@ fn it_learns_and_leaves_the_encoder_alone() {
     let steps = settings.steps(600);
     let config = ProbeConfig { labels_per_class: vec![None, Some(5)], ..config(settings) };
     let mut seen = Vec::new();
-    let rows =
-        finetune::run(&encoder, &train, &test, &config, &mut |at| seen.push((at.done, at.total))).unwrap();
+    let rows = finetune::run(&encoder, &train, &test, &config, &mut |at| seen.push((at.done, at.total)))
+        .unwrap()
+        .results;
     assert_eq!(encoder.params().sha256().unwrap(), before);
     let [all, few] = &rows[..] else { panic!("two rows") };
     assert_eq!((all.kind, all.labels_per_class, all.train, all.test), (Kind::Finetune, None, 600, 280));
@@ -71,6 +72,46 @@ fn crops_are_resized_by_the_encoders_filter() {
         tuned.encoder.params().sha256().unwrap()
     };
     assert_ne!(hash(Interpolation::Bilinear), hash(Interpolation::Bicubic));
+}
+
+/// Broken images among good ones: they are left out before labels are drawn and counted nowhere, or end it.
+#[test]
+fn what_cannot_be_decoded_is_left_out_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, level) in [("dark", 20u8), ("light", 220)] {
+        for part in ["train", "test"] {
+            let place = folder.path().join(part).join(class);
+            std::fs::create_dir_all(&place).unwrap();
+            for i in 0..8u8 {
+                let image =
+                    image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([level ^ (x + y) as u8 ^ i; 3]));
+                image.save(place.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+    for broken in ["train/dark/0.png", "train/dark/3.png", "train/dark/5.png", "test/light/7.png"] {
+        std::fs::write(folder.path().join(broken), b"no picture").unwrap();
+    }
+    let source = folder.path().display().to_string();
+    let LabelledParts { train, test, .. } =
+        open_labelled_parts(&source, None, &OpenOptions::default()).unwrap();
+    let run = |settings: FinetuneConfig, per_class| {
+        let config = ProbeConfig { labels_per_class: vec![per_class], ..config(settings) };
+        finetune::run(&encoder(), &train, &test, &config, &mut |_| ())
+    };
+    let all = run(short(), None).unwrap();
+    assert_eq!((all.results[0].train, all.results[0].test), (13, 15));
+    let ids: Vec<&str> = all.skipped.iter().map(|(id, _)| &id[..]).collect();
+    assert_eq!(ids, ["train/dark/0.png", "train/dark/3.png", "train/dark/5.png", "test/light/7.png"]);
+    // Five of a class are left to be drawn from; a sixth would be a broken one.
+    assert_eq!(run(short(), Some(5)).unwrap().results[0].train, 10);
+    assert!(run(short(), Some(6)).unwrap_err().to_string().contains("dark"));
+    let error = run(FinetuneConfig { strict: true, ..short() }, None).unwrap_err().to_string();
+    assert!(error.contains("train/dark/0.png"), "{error}");
+    // One is too few.
+    let one = train.subset(&[0, 1, 3]);
+    let error = finetune::fit(&encoder(), &one, 2, &short(), 0, &mut || ()).unwrap_err().to_string();
+    assert!(error.contains("can be decoded"), "{error}");
 }
 
 /// How far a first convolution and a head have moved from where they began.

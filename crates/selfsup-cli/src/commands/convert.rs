@@ -1,12 +1,13 @@
 //! `selfsup convert`: a weight file under another convention's names.
 
 use crate::failure::{Failure, OrUsage, Result};
-use crate::{frozen, output};
+use crate::{destination, frozen, output};
 use anyhow::anyhow;
+use candle_core::Device;
 use clap::Args;
 use selfsup_models::names::Convention;
-use selfsup_models::{convert_file, weights};
-use std::path::{Path, PathBuf};
+use selfsup_models::{Error, LoadOptions, convert_file, load_file, weights};
+use std::path::PathBuf;
 
 /// `convert`
 #[derive(Debug, Args)]
@@ -29,13 +30,15 @@ pub fn run(args: ConvertArgs) -> Result {
         return Err(Failure::Usage(anyhow!("TO must end in .safetensors, got {}", args.to.display())));
     }
     let to = Convention::named(&args.names).or_usage()?;
+    destination::check(&args.to, &frozen::files(&args.from)).or_usage()?;
     let from = frozen::file(&args.from, false)?;
-    let same = |a: &Path, b: &Path| Some(a.canonicalize().ok()? == b.canonicalize().ok()?);
-    if same(&from, &args.to) == Some(true) {
-        return Err(Failure::Usage(anyhow!("{} would replace what it is made from", args.to.display())));
-    }
     let (converted, account) = convert_file(&from, args.from_names.as_deref(), to).or_usage()?;
     weights::write(&args.to, &converted)?;
+    // Of a part of a network, or one that is none here, the names are converted all the same.
+    let again = LoadOptions { names: Some(to.name.into()), ..LoadOptions::default() };
+    if let Err(why @ Error::Mismatch { .. }) = load_file(&args.to, &again, &Device::Cpu) {
+        output::say(format_args!("the tensors are converted, but they are no whole encoder: {why}"));
+    }
     output::print_line(format_args!(
         "{}: {} tensors of {} as {} has them, {}",
         args.to.display(),

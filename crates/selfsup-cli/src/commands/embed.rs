@@ -3,7 +3,7 @@
 use crate::failure::{Failure, OrUsage, Result};
 use crate::frozen::ExtractArgs;
 use crate::index::{self, Index};
-use crate::{frozen, output};
+use crate::{destination, frozen, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use selfsup_data::{OpenOptions, Part};
@@ -30,11 +30,17 @@ pub struct EmbedArgs {
 /// Writes `features` f32 `[n, d]`, `labels` i64 `[n]` (−1 = none) and ids, in the source's order.
 pub fn run(args: EmbedArgs) -> Result {
     let format = Format::of(&args.out)?;
+    destination::check(&args.out, &frozen::files(&args.encoder)).or_usage()?;
     let options = OpenOptions { part: Part::All, ..OpenOptions::default() };
     let data = Arc::new(selfsup_data::open(&args.data, &options).or_usage()?);
+    frozen::say_not_read(&data);
     let frozen = frozen::open(&args.encoder, &args.extract)?;
     let features = frozen::features(&frozen, &data, &args.extract, "embed")?;
     let n = features.len();
+    if let Some(at) = features.values.iter().position(|value| !value.is_finite()) {
+        let id = &features.ids[at / features.dim];
+        return Err(Failure::Work(anyhow!("the features of {id} are not finite")));
+    }
     let index = Index::of(&args, &frozen, &data, features)?;
     match format {
         Format::SafeTensors => index.save(&args.out)?,
@@ -62,12 +68,14 @@ impl Format {
     }
 }
 
-/// `F.npy`, and beside it `F.labels.npy` and `F.ids.txt`, an id a line.
+/// `F.npy`, and beside it `F.labels.npy` and `F.ids.txt`, an id a line, with `\\`, `\n` and `\r` for what would be more than one.
 fn npy(path: &Path, features: &Features) -> Result {
     let (values, labels) = index::tensors(features)?;
     let beside = |ending: &str| path.with_extension(ending);
     values.write_npy(path).with_context(|| format!("cannot write {}", path.display()))?;
     labels.write_npy(beside("labels.npy"))?;
-    std::fs::write(beside("ids.txt"), features.ids.join("\n") + "\n")?;
+    // A name may have a line's end in it.
+    let line = |id: &String| id.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r") + "\n";
+    std::fs::write(beside("ids.txt"), features.ids.iter().map(line).collect::<String>())?;
     Ok(())
 }

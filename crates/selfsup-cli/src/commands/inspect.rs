@@ -1,8 +1,9 @@
 //! `selfsup inspect`: what is inside a weight file, a run folder or an untrained architecture.
 
 use crate::failure::{OrUsage, Result};
+use crate::frozen;
 use crate::output;
-use crate::{frozen, table::render};
+use crate::table::{plain, render};
 use anyhow::Context;
 use candle_core::Device;
 use clap::Args;
@@ -123,7 +124,7 @@ fn print(report: &Report) -> Result {
         output::print_line(format_args!("sha256 {hash}"))?;
     }
     for (key, value) in report.metadata.iter().filter(|(key, _)| *key != "config") {
-        output::print_line(format_args!("{key}: {value}"))?;
+        output::print_line(format_args!("{}: {}", plain(key), plain(value)))?;
     }
     output::print_line(format_args!("{} numbers in {} tensors\n", report.parameters, report.tensors.len()))?;
     let head = ["tensor", "shape", "dtype"].map(str::to_owned).to_vec();

@@ -2,6 +2,7 @@
 
 use crate::closing_table::ClosingTable;
 use crate::failure::{Failure, OrUsage, Result};
+use crate::frozen;
 use crate::output;
 use crate::progress::Progress;
 use crate::table::render;
@@ -184,7 +185,9 @@ fn flags(args: &PretrainArgs) -> anyhow::Result<Table> {
 /// The part to pretrain on: `train` where the source has parts, everything otherwise.
 fn open(config: &PretrainConfig) -> anyhow::Result<Arc<Dataset>> {
     let options = OpenOptions { part: Part::Train, strict: config.strict, ..OpenOptions::default() };
-    Ok(Arc::new(selfsup_data::open(&config.data, &options)?))
+    let data = selfsup_data::open(&config.data, &options)?;
+    frozen::say_not_read(&data);
+    Ok(Arc::new(data))
 }
 
 fn describe(config: &PretrainConfig, data: &Dataset, quiet: bool) {

@@ -5,7 +5,7 @@ use crate::frozen;
 use crate::frozen::ExtractArgs;
 use crate::output;
 use crate::progress::Progress;
-use crate::table::render;
+use crate::table::{plain, render};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, Source, Split, open_labelled_parts};
@@ -127,8 +127,12 @@ pub fn run(args: ProbeArgs) -> Result {
     let parts = open_labelled_parts(&args.data, args.test.as_deref(), &OpenOptions::default()).or_usage()?;
     let config = config(&args, &parts.train);
     config.validate().or_usage()?;
+    frozen::say_not_read(&parts.train);
     say_split(&parts, &args.data);
     let data = Parts::from(parts);
+    if !args.extract.quiet {
+        say_classes(data.classes());
+    }
     data.check(&config).or_usage()?;
     let results = measure(&args, &frozen, &layers, &data, &config)?;
     if args.json {
@@ -159,14 +163,14 @@ pub fn run(args: ProbeArgs) -> Result {
     }
     output::print(render(&rows))?;
     if !args.extract.quiet {
-        say_what_it_is_worth(&args, &frozen, &data);
+        say_what_it_is_worth(&args, &frozen, &data, results[0].test);
     }
     Ok(())
 }
 
 /// What a figure is to be compared with, and how far to be trusted.
-fn say_what_it_is_worth(args: &ProbeArgs, frozen: &Frozen, data: &Parts) {
-    let (share, tested) = data.commonest_class();
+fn say_what_it_is_worth(args: &ProbeArgs, frozen: &Frozen, data: &Parts, tested: usize) {
+    let share = data.commonest_class();
     let mut text = format!(
         "always the commonest class is right on {:.1} % of the {tested} test images, whose number alone makes a figure uncertain by up to ±{:.1}",
         100.0 * share,
@@ -218,13 +222,18 @@ fn measure(
     if let (Some(encoder), false) = (encoder, tuned.is_empty()) {
         let mut bar: Option<Progress> = None;
         let quiet = args.extract.quiet;
-        results.extend(finetune::run(encoder, &data.train, &data.test, config, &mut |at| {
+        let outcome = finetune::run(encoder, &data.train, &data.test, config, &mut |at| {
             let bar = bar.get_or_insert_with(|| Progress::new("fine-tuning", at.total as u64, 0, quiet));
             bar.at(at.done as u64, || "steps".into());
-        })?);
+        })?;
         if let Some(bar) = bar {
             bar.finish();
         }
+        // Probes of features have named them.
+        if results.is_empty() {
+            frozen::say_skipped(&outcome.skipped);
+        }
+        results.extend(outcome.results);
     }
     let place = |kind| config.kinds.iter().position(|k| *k == kind);
     results.sort_by_key(|row| place(row.kind));
@@ -322,8 +331,8 @@ impl Parts {
         self.train.classes()
     }
 
-    /// The share of the labelled test images that are of the training part's commonest class, and how many they are.
-    fn commonest_class(&self) -> (f64, usize) {
+    /// The share of the labelled test images that are of the training part's commonest class.
+    fn commonest_class(&self) -> f64 {
         let labels =
             |part: &Dataset| -> Vec<u32> { (0..part.len()).filter_map(|i| part.sample(i).label).collect() };
         let mut counts = vec![0usize; self.classes().len()];
@@ -333,7 +342,7 @@ impl Parts {
         let commonest = (0..counts.len()).max_by_key(|&class| (counts[class], std::cmp::Reverse(class)));
         let test = labels(&self.test);
         let right = test.iter().filter(|&&label| Some(label as usize) == commonest).count();
-        (right as f64 / test.len().max(1) as f64, test.len())
+        right as f64 / test.len().max(1) as f64
     }
 
     /// What the labels alone decide, before an encoder runs over the images.
@@ -363,6 +372,7 @@ fn config(args: &ProbeArgs, train: &Dataset) -> ProbeConfig {
             backbone_lr: args.backbone_lr,
             head_lr: args.head_lr,
             workers: args.extract.workers,
+            strict: args.extract.strict,
             ..FinetuneConfig::default()
         },
         ..ProbeConfig::default()
@@ -400,6 +410,22 @@ pub fn say_split(parts: &LabelledParts, data: &str) {
             "`{data}` has no test part: a fixed hash of each image's id puts {} of {} there",
             parts.test.len(),
             parts.test.len() + parts.train.len(),
+        ));
+    }
+}
+
+/// Says what is told apart, which are the names of folders, and if these look like parts of a source.
+fn say_classes(classes: &[String]) {
+    const SHOWN: usize = 10;
+    const PARTS: [&str; 9] =
+        ["train", "training", "test", "testing", "val", "valid", "validation", "unlabeled", "unlabelled"];
+    let more = if classes.len() > SHOWN { ", …" } else { "" };
+    let shown: Vec<String> = classes.iter().take(SHOWN).map(|class| plain(class)).collect();
+    output::say(format_args!("{} classes: {}{more}", classes.len(), shown.join(", ")));
+    if let Some(part) = classes.iter().find(|class| PARTS.contains(&&class.to_lowercase()[..])) {
+        output::say(format_args!(
+            "warning: `{}` is taken for a class; a source's parts are folders `train` and `test` (or `val`) with no other beside them",
+            plain(part)
         ));
     }
 }

@@ -4,17 +4,17 @@ use crate::commands::show::grid;
 use crate::failure::{Failure, OrUsage, Result};
 use crate::index::Index;
 use crate::table::render;
-use crate::{frozen, output};
+use crate::{destination, frozen, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
-use image::RgbImage;
+use image::{ImageFormat, Rgb, RgbImage};
 use selfsup_data::{DEFAULT_MAX_PIXELS, Dataset, OpenOptions, Part, Sample, Source, decode};
 use selfsup_models::hub::{Hub, HubSpec};
 use selfsup_probe::knn::{Neighbour, nearest};
 use selfsup_probe::{ExtractConfig, Frozen, extract};
 use serde_json::json;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// `search`
@@ -55,7 +55,11 @@ const SIDE: u32 = 128;
 /// Runs the command.
 pub fn run(args: SearchArgs) -> Result {
     if let Some(out) = &args.out {
-        can_be_written(out).or_usage()?;
+        if out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+            return Err(Failure::Usage(anyhow!("--out must end in .png, got {}", out.display())));
+        }
+        let sources: Vec<PathBuf> = args.images.iter().chain([&args.index]).cloned().collect();
+        destination::check(out, &sources).or_usage()?;
     }
     let index = Index::open(&args.index).or_usage()?;
     let pictures = Arc::new(Pictures::open(&args.images).or_usage()?);
@@ -86,11 +90,6 @@ pub fn run(args: SearchArgs) -> Result {
     let top = usize::try_from(args.top).or_usage()?;
     let found = nearest(&index.features.values, &asked.values, index.features.dim, top)?;
 
-    if let (Some(out), Some(data)) = (&args.out, &data) {
-        picture(&pictures, &index, &found, data)?
-            .save(out)
-            .with_context(|| format!("cannot write {}", out.display()))?;
-    }
     if args.json {
         let results: Vec<_> = pictures
             .samples
@@ -104,21 +103,24 @@ pub fn run(args: SearchArgs) -> Result {
                 json!({ "image": sample.id, "nearest": found.collect::<Vec<_>>() })
             })
             .collect();
-        let document =
-            json!({ "index": args.index, "encoder": encoder, "data": index.data, "results": results });
+        let document = json!({ "index": args.index.display().to_string(), "encoder": encoder, "data": index.data, "results": results });
         output::print_line(serde_json::to_string_pretty(&document)?)?;
-        return Ok(());
-    }
-    for (i, (sample, found)) in pictures.samples.iter().zip(&found).enumerate() {
-        if i > 0 {
-            output::print_line("")?;
+    } else {
+        for (i, (sample, found)) in pictures.samples.iter().zip(&found).enumerate() {
+            if i > 0 {
+                output::print_line("")?;
+            }
+            let mut rows = vec![vec![sample.id.clone(), "similarity".into(), "class".into()]];
+            rows.extend(found.iter().map(|at| {
+                let (id, class) = named(&index, at);
+                vec![id.to_owned(), format!("{:.4}", at.similarity), class.unwrap_or("–").to_owned()]
+            }));
+            output::print(render(&rows))?;
         }
-        let mut rows = vec![vec![sample.id.clone(), "similarity".into(), "class".into()]];
-        rows.extend(found.iter().map(|at| {
-            let (id, class) = named(&index, at);
-            vec![id.to_owned(), format!("{:.4}", at.similarity), class.unwrap_or("–").to_owned()]
-        }));
-        output::print(render(&rows))?;
+    }
+    if let (Some(out), Some(data)) = (&args.out, &data) {
+        let picture = picture(&pictures, &index, &found, data)?;
+        destination::write(out, |path| Ok(picture.save_with_format(path, ImageFormat::Png)?))?;
     }
     Ok(())
 }
@@ -152,17 +154,6 @@ fn encoder_of(args: &SearchArgs, index: &Index) -> Result<Frozen> {
     })
 }
 
-/// Fails early where no picture can be written.
-fn can_be_written(out: &Path) -> anyhow::Result<()> {
-    if image::ImageFormat::from_path(out).is_err() {
-        return Err(anyhow!("--out must end in .png, got {}", out.display()));
-    }
-    match out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(folder) if !folder.is_dir() => Err(anyhow!("{} is no folder", folder.display())),
-        _ => Ok(()),
-    }
-}
-
 /// Id and class of what was found.
 fn named<'a>(index: &'a Index, at: &Neighbour) -> (&'a str, Option<&'a str>) {
     let class = index.features.labels[at.index].map(|label| index.classes[label as usize].as_str());
@@ -191,10 +182,18 @@ fn picture(
     for (i, found) in found.iter().enumerate() {
         tiles.push(small(&pictures.image(i)?)?);
         for at in found {
+            // One that has gone since, or cannot be read any more, leaves its place empty.
             let id = &index.features.ids[at.index];
-            let place =
-                places.get(id).with_context(|| format!("`{id}` of the index is not in `{}`", data.name()))?;
-            tiles.push(small(&data.image(*place)?)?);
+            let empty = |why: &str| {
+                output::say(format_args!("no picture of `{id}` of `{}`: {}", data.name(), why.trim_end()));
+                RgbImage::from_pixel(SIDE, SIDE, Rgb([128; 3]))
+            };
+            let tile = match places.get(id).map(|place| data.image(*place)) {
+                Some(Ok(image)) => small(&image)?,
+                Some(Err(why)) => empty(&why.to_string()),
+                None => empty("it is not there"),
+            };
+            tiles.push(tile);
         }
     }
     Ok(grid(&tiles, 1 + found.iter().map(Vec::len).max().unwrap_or_default(), SIDE))

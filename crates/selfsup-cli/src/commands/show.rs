@@ -2,7 +2,7 @@
 
 use crate::commands::pretrain::{known_method, layers};
 use crate::failure::{OrUsage, Result};
-use crate::output;
+use crate::{frozen, output};
 use anyhow::{Context, anyhow};
 use candle_core::Device;
 use clap::Args;
@@ -93,8 +93,10 @@ pub fn tiles(
     let mut rows = Vec::new();
     let count = images.min(data.len());
     for row in 0..count {
-        let index = row * data.len() / count;
-        let image = data.image(index).with_context(|| data.sample(index).id.clone())?;
+        let Some((index, image)) = readable(data, row * data.len() / count, (row + 1) * data.len() / count)?
+        else {
+            continue;
+        };
         let mut tiles = vec![image.clone()];
         for draw in 0..draws {
             let example = prepare.prepare(&image, &|view| sample_rng(seed, draw, index as u64, view))?;
@@ -104,7 +106,7 @@ pub fn tiles(
             };
             tiles.extend(example.views);
             for (name, picture) in pictures {
-                if row == 0 && draw == 0 {
+                if rows.is_empty() && draw == 0 {
                     names.push(name);
                 }
                 let (_, h, w, _) = picture.dims4()?;
@@ -114,7 +116,24 @@ pub fn tiles(
         }
         rows.push(tiles);
     }
+    if rows.is_empty() {
+        return Err(anyhow!("none of the images that would be shown can be read").into());
+    }
     Ok((rows, names))
+}
+
+/// The first image of some in a row that can be read; others are named.
+fn readable(data: &Dataset, from: usize, to: usize) -> Result<Option<(usize, RgbImage)>> {
+    for index in from..to {
+        match data.image(index) {
+            Ok(image) => return Ok(Some((index, image))),
+            Err(selfsup_data::Error::Decode { id, source }) => {
+                frozen::say_skipped(&[(id, source.to_string())]);
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Ok(None)
 }
 
 fn resolve(args: &ShowArgs) -> anyhow::Result<PretrainConfig> {

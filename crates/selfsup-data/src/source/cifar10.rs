@@ -92,7 +92,7 @@ pub(super) fn read(dir: &Path) -> Result<Found> {
             }
         }
     }
-    Ok(Found { classes: CLASSES.map(String::from).to_vec(), items, passed_over: 0 })
+    Ok(Found { classes: CLASSES.map(String::from).to_vec(), items, ..Found::default() })
 }
 
 fn locate(dir: &Path) -> Option<(Form, PathBuf)> {

@@ -13,7 +13,7 @@
 
 use super::{Found, Item, Part, Pixels, Sample};
 use crate::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,16 @@ use std::path::{Path, PathBuf};
 const EXTENSIONS: &[&str] =
     &["jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff"];
 
+/// Photographs too, which no decoder here reads.
+const NOT_READ: &[&str] =
+    &["heic", "heif", "avif", "jxl", "jp2", "psd", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"];
+
 /// Names of the test part, the preferred first.
 const TEST_NAMES: &[&str] = &["test", "val", "valid", "validation"];
 const TRAIN_NAME: &str = "train";
 
 pub(super) fn read(root: &Path) -> Result<Found> {
-    let mut walk = Walk { root, passed_over: 0 };
+    let mut walk = Walk { root, passed_over: 0, not_read: BTreeMap::new() };
     let listing = walk.list(root)?;
     let parts = if is_split(&listing) {
         let names: Vec<_> = listing.folders.iter().map(|(name, path)| (name.clone(), path.clone())).collect();
@@ -57,9 +61,9 @@ pub(super) fn read(root: &Path) -> Result<Found> {
         }
     }
     if items.is_empty() {
-        return Err(Error::Empty { path: root.into(), hint: hint(root, walk.passed_over) });
+        return Err(Error::Empty { path: root.into(), hint: hint(root, &walk) });
     }
-    Ok(Found { classes, items, passed_over: walk.passed_over })
+    Ok(Found { classes, items, passed_over: walk.passed_over, not_read: walk.not_read })
 }
 
 /// A path below `root` with `/` between its parts on every system.
@@ -71,6 +75,7 @@ pub(super) fn relative_id(root: &Path, path: &Path) -> String {
 struct Walk<'a> {
     root: &'a Path,
     passed_over: usize,
+    not_read: BTreeMap<String, usize>,
 }
 
 /// One folder's content, by name.
@@ -88,10 +93,10 @@ impl Walk<'_> {
     /// The images of a whole source or of one part, by rules 2 and 3.
     fn images(&mut self, folder: &Path) -> Result<Vec<Image>> {
         // The root was listed before to look for parts: its files are counted once.
-        let before = self.passed_over;
+        let before = (self.passed_over, self.not_read.clone());
         let listing = self.list(folder)?;
         if folder == self.root {
-            self.passed_over = before;
+            (self.passed_over, self.not_read) = before;
         }
         let mut images = Vec::new();
         if !listing.images.is_empty() {
@@ -143,6 +148,9 @@ impl Walk<'_> {
                 listing.images.push(path);
             } else {
                 self.passed_over += 1;
+                if let Some(ending) = ending(&path).filter(|ending| NOT_READ.contains(&&ending[..])) {
+                    *self.not_read.entry(ending).or_default() += 1;
+                }
             }
         }
         listing.images.sort();
@@ -169,8 +177,12 @@ fn test_name(parts: &[(Option<String>, Vec<Image>)]) -> Option<String> {
 }
 
 fn has_image_extension(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str());
-    extension.is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+    ending(path).is_some_and(|ending| EXTENSIONS.contains(&&ending[..]))
+}
+
+/// A name's extension in small letters.
+fn ending(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
 fn canonical(path: &Path) -> Result<PathBuf> {
@@ -178,11 +190,14 @@ fn canonical(path: &Path) -> Result<PathBuf> {
 }
 
 /// What a folder without images might have been meant for.
-fn hint(root: &Path, passed_over: usize) -> String {
+fn hint(root: &Path, walk: &Walk<'_>) -> String {
+    let passed_over = walk.passed_over;
     if super::cifar10::looks_like(root) {
         format!("; it holds CIFAR-10's files: use `cifar10:{}`", root.display())
     } else if super::idx::looks_like(root) {
         format!("; it holds IDX files: use `idx:{}`", root.display())
+    } else if let Some(text) = super::not_read_text(&walk.not_read) {
+        format!("; {text}")
     } else if passed_over > 0 {
         format!("; {passed_over} files there have no image's extension or are hidden")
     } else {

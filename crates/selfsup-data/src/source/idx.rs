@@ -97,7 +97,7 @@ pub(super) fn found(parts: &[IdxPart], classes: &[String]) -> Found {
             items.push(Item { sample, pixels, part: Some(*part) });
         }
     }
-    Found { classes: classes.to_vec(), items, passed_over: 0 }
+    Found { classes: classes.to_vec(), items, ..Found::default() }
 }
 
 /// Unpacks gzip.

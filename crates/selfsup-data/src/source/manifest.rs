@@ -144,7 +144,7 @@ fn found(file: &Path, rows: Vec<Row>, strict: bool) -> Result<Found> {
     if items.iter().any(|i| i.part.is_some()) {
         items.iter_mut().for_each(|i| i.part = i.part.or(Some(Part::All)));
     }
-    Ok(Found { classes, items, passed_over: 0 })
+    Ok(Found { classes, items, ..Found::default() })
 }
 
 fn class_names(rows: &[Row]) -> Vec<String> {

@@ -58,6 +58,9 @@ pub fn read(path: &Path, device: &Device) -> Result<WeightFile> {
         }
         None if bytes.trim_ascii_start().starts_with(b"{") => read_json(path, &bytes, device),
         None if bytes.is_empty() => Err(fail("empty".into())),
+        None if bytes.starts_with(b"version https://git-lfs") => {
+            Err(fail("a pointer of Git LFS, whose file was not fetched: `git lfs pull` fetches it".into()))
+        }
         None => Err(fail(UNKNOWN.into())),
     }
 }
@@ -147,8 +150,7 @@ struct Index {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::WeightFile`] for a file that claims to be an index by its name and is none, or larger than any.
-#[cfg(feature = "hub")]
-pub(crate) fn shards(path: &Path) -> Result<Option<BTreeSet<String>>> {
+pub fn shards(path: &Path) -> Result<Option<BTreeSet<String>>> {
     if !path.to_string_lossy().ends_with(".index.json") {
         return Ok(None);
     }

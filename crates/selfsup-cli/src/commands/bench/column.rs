@@ -147,7 +147,7 @@ pub fn of_weights(
                     ..ProbeConfig::default()
                 };
                 match finetune::run(encoder, data.train(), data.test(), &config, &mut |_| ()) {
-                    Ok(rows) => Some(rows[0].mean),
+                    Ok(outcome) => Some(outcome.results[0].mean),
                     Err(selfsup_probe::Error::TooFewLabels { .. }) => None,
                     Err(error) => return Err(error.into()),
                 }

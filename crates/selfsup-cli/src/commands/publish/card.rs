@@ -4,8 +4,12 @@ use super::license::License;
 use crate::closing_table::ClosingTable;
 use selfsup_models::publish::Library;
 use selfsup_models::{Encoder, Network};
-use selfsup_train::{METHODS, PretrainConfig, metrics};
+use selfsup_train::{METHODS, MethodConfig, PretrainConfig, metrics};
 use std::fmt::Write;
+use std::path::Path;
+
+/// What a file of orders is called where it is published.
+pub const ORDERS: &str = "permutations.txt";
 
 /// What a card is made of.
 pub struct Card<'a> {
@@ -43,9 +47,23 @@ impl Card<'_> {
         text
     }
 
-    /// The run's settings, without where on a machine its images lay.
+    /// The run's settings, without where on a machine its files lay: a file of orders is published beside them.
     pub fn settings(&self) -> String {
-        PretrainConfig { data: source(&self.config.data), ..self.config.clone() }.to_toml()
+        let mut config = PretrainConfig { data: source(&self.config.data), ..self.config.clone() };
+        if let MethodConfig::Jigsaw(method) = &mut config.method
+            && method.permutation_file.is_some()
+        {
+            method.permutation_file = Some(ORDERS.into());
+        }
+        config.to_toml()
+    }
+
+    /// The run's own file of a jigsaw's orders.
+    pub fn orders(&self) -> Option<&Path> {
+        match &self.config.method {
+            MethodConfig::Jigsaw(method) => method.permutation_file.as_deref(),
+            _ => None,
+        }
     }
 
     fn front(&self) -> String {
@@ -122,7 +140,10 @@ impl Card<'_> {
                 let _ = writeln!(text, "|---|{}", "--:|".repeat(row.len() - 1));
             }
         }
-        text + "\n± is the standard deviation over draws of the labels.\n\n"
+        if table.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.std.is_some()) {
+            text += "\n± is the standard deviation over draws of the labels.\n";
+        }
+        text + "\n"
     }
 
     fn training(&self) -> String {

@@ -85,8 +85,9 @@ impl License {
     pub fn of(id: Option<&str>, name: Option<&str>, link: Option<&str>) -> Result<Option<Self>> {
         let Some(id) = id else { return Ok(None) };
         if !IDS.contains(&id) {
-            let near =
-                nearest(id, IDS.iter().copied()).map(|id| format!(" (is it `{id}`?)")).unwrap_or_default();
+            let near = nearest(&id.to_lowercase(), IDS.iter().copied())
+                .map(|id| format!(" (is it `{id}`?)"))
+                .unwrap_or_default();
             let why = format!(
                 "the hub knows no licence `{id}`{near}; of another, --license other --license-name NAME says the name"
             );

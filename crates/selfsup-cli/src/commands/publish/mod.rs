@@ -108,6 +108,12 @@ pub fn run(args: PublishArgs) -> Result {
         write("modeling_selfsup.py", code)?;
     }
     write("training.toml", &card.settings())?;
+    if let Some(orders) = card.orders() {
+        let text = std::fs::read_to_string(orders).with_context(|| {
+            format!("cannot read {}, the run's orders, which belong to what is published", orders.display())
+        })?;
+        write(card::ORDERS, &text)?;
+    }
     write("README.md", &card.text())?;
     place(folder, &args.out)?;
 

@@ -6,6 +6,7 @@ mod page;
 use crate::closing_table::columns as closing_columns;
 use crate::commands::probe::{Parts, percent};
 use crate::commands::show::{grid, tiles};
+use crate::destination;
 use crate::failure::{OrUsage, Result};
 use crate::frozen::ExtractArgs;
 use crate::output;
@@ -68,6 +69,7 @@ struct Run {
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result {
+    destination::check(&args.out, &[]).or_usage()?;
     let device = selfsup_train::device(&args.device).or_usage()?;
     let runs: Vec<Run> =
         args.runs.iter().map(|path| open(path, &device)).collect::<anyhow::Result<_>>().or_usage()?;
@@ -94,7 +96,7 @@ pub fn run(args: ReportArgs) -> Result {
         page.code(&run.config.to_toml());
     }
     let html = page.end();
-    std::fs::write(&args.out, &html).with_context(|| format!("cannot write {}", args.out.display()))?;
+    destination::write(&args.out, |path| Ok(std::fs::write(path, &html)?))?;
     output::print_line(format_args!(
         "{}: {} runs, {:.1} MB",
         args.out.display(),

@@ -5,13 +5,13 @@
 //! ```
 //!
 //! MODEL is any weight file that the library reads and that ends with a classifier. NAMES has the classes' names: a text file with one a
-//! line, or JSON, an array or an object by number. Of each image the shorter side is resized to 8/7 of the encoder's, 256 pixels for 224, and
-//! the centre cut out. NUMBERS gets what went in and came out: `pixels`, `features`, `logits`.
+//! line, or JSON, an array or an object by number. Images are prepared as the model says; where it says no side to cut from, the shorter side
+//! is resized to 8/7 of the encoder's, 256 pixels for 224, and the centre cut out. NUMBERS gets what went in and came out: `pixels`, `features`, `logits`.
 
 use candle_core::{Device, Tensor};
-use selfsup_augment::{CenterCrop, Interpolation, Region, Resize, resize_region};
+use selfsup_augment::CenterView;
 use selfsup_models::weights::{self, WeightFile};
-use selfsup_models::{LoadOptions, Mode, load_file};
+use selfsup_models::{CropMode, Interpolation, LoadOptions, Mode, Preprocessing, load_file};
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let names = names.map(|path| read_names(&path)).transpose()?.unwrap_or_default();
     let loaded = load_file(model, &LoadOptions::default(), &Device::Cpu)?;
     let head = loaded.head.ok_or("the model has no classifier of its own")?;
-    let side = u32::try_from(loaded.encoder.preprocessing().image_size)?;
+    let prepared = loaded.encoder.preprocessing();
+    let side = prepared.image_size;
     println!("{} with {} classes, images of {side} pixels", loaded.encoder.arch().name, head.classes());
     let mut all: [Vec<Tensor>; 3] = Default::default();
     for image in images {
-        let pixels = centre(image, side)?;
+        let pixels = centre(image, prepared)?;
         let features = loaded.encoder.forward(&pixels, Mode::Eval)?;
         let logits = head.forward(&features)?;
         println!("{}", image.display());
@@ -57,16 +58,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A photograph's centre `[1, side, side, 3]`, u8.
-fn centre(path: &Path, side: u32) -> Result<Tensor, Box<dyn Error>> {
+/// What the encoder is shown of a photograph `[1, side, side, 3]`, u8.
+fn centre(path: &Path, p: &Preprocessing) -> Result<Tensor, Box<dyn Error>> {
     let image = image::open(path).map_err(|e| format!("{}: {e}", path.display()))?.to_rgb8();
-    let resize = Resize { size: side * 8 / 7, interpolation: Interpolation::Bilinear };
-    let (w, h) = resize.output_size(image.width(), image.height());
-    let whole = Region::whole(image.width(), image.height());
-    let resized = resize_region(&image, whole, w, h, resize.interpolation, false)?;
-    let crop = CenterCrop { size: side }.region(w, h)?;
-    let pixels = resize_region(&resized, crop, side, side, resize.interpolation, false)?.into_raw();
-    Ok(Tensor::from_vec(pixels, (1, side as usize, side as usize, 3), &Device::Cpu)?)
+    let side = p.image_size;
+    let resize = if p.resize == side && p.crop_mode == CropMode::Center { side * 8 / 7 } else { p.resize };
+    let interpolation = match p.interpolation {
+        Interpolation::Bilinear => selfsup_augment::Interpolation::Bilinear,
+        Interpolation::Bicubic => selfsup_augment::Interpolation::Bicubic,
+    };
+    let squash = p.crop_mode == CropMode::Squash;
+    let view = CenterView { size: side.try_into()?, resize: resize.try_into()?, interpolation, squash };
+    Ok(Tensor::from_vec(view.apply(&image)?.into_raw(), (1, side, side, 3), &Device::Cpu)?)
 }
 
 /// Classes and their softmax, the likeliest first.

@@ -261,6 +261,23 @@ fn an_archive_of_any_name_is_read() {
     }
 }
 
+/// Numbers of which a tensor is the negative, and the older format as later protocols frame it.
+#[test]
+fn what_newer_pickles_say_is_understood() {
+    let good = pickle(4, 0, &[4], &[1]);
+    // Behind requires_grad and the hooks.
+    let (before, end) = good.split_at(good.len() - 4);
+    let marked = [before, b"}X\x03\0\0\0neg\x88s", end].concat();
+    let file = |pickle: &[u8]| archive(&[("a/data.pkl", pickle), ("a/data/0", &[0; 16])]);
+    fails(&file(&marked), "marked `neg`");
+    let unmarked = [before, b"}X\x03\0\0\0neg\x89s", end].concat();
+    assert_eq!(read(&file(&unmarked)).unwrap().tensors["w"].dims(), [4]);
+
+    let legacy = golden("checkpoint-legacy.pth");
+    let framed = [&[0x80, 4, 0x95, 13, 0, 0, 0, 0, 0, 0, 0][..], &legacy[2..]].concat();
+    assert_eq!(read(&framed).unwrap().tensors.len(), 15);
+}
+
 /// Two names that torch keeps apart are one when they are joined: neither may vanish.
 #[test]
 fn two_tensors_of_one_joined_name_are_refused() {
@@ -374,6 +391,13 @@ fn safetensors_that_lie_are_refused() {
         format!("{{{},{}}}", part(names[0], a), part(names[1], b))
     };
     assert_eq!(read(&safetensors(&two([0, 8], [8, 16], ["a", "b"]), &data)).unwrap().tensors.len(), 2);
+    // What candle has no dtype for.
+    let other = |dtype: &str| {
+        let header = format!(r#"{{"w":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,2]}}}}"#);
+        read(&safetensors(&header, &[1, 0xff])).unwrap().tensors["w"].clone()
+    };
+    assert_eq!((other("BOOL").dtype(), values(&other("BOOL"))), (DType::U8, vec![1.0, 255.0]));
+    assert_eq!((other("I8").dtype(), values(&other("I8"))), (DType::I64, vec![1.0, -1.0]));
     let deep = "[".repeat(100_000);
     for (bytes, part) in [
         (safetensors(&one("[4]", 0, 400), &data), "safetensors"),

@@ -371,12 +371,13 @@ impl<'a> Reader<'a> {
     /// A tensor may be marked as the negative or conjugate of its numbers.
     fn check_marks(&self, marks: Id) -> Result<(), Problem> {
         let Node::Dict(marks) = self.node(marks) else { return Ok(()) };
-        match marks.iter().find(|(_, set)| *self.node(*set) == Node::Bool(true)) {
+        let set = marks.iter().find(|(_, set)| *self.node(*set) == Node::Bool(true));
+        match set.map(|(mark, _)| self.node(*mark)) {
             None => Ok(()),
-            Some((mark, _)) => Err(format!(
-                "its numbers are marked {:?}, which is not read; save it by .contiguous()",
-                self.node(*mark)
+            Some(Node::Str(mark)) => Err(format!(
+                "its numbers are marked `{mark}`, which is not read; save what .resolve_{mark}() returns"
             )),
+            Some(_) => Err("its numbers are marked in a way that is not read".into()),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::failure::Result;
 use crate::frozen::ExtractArgs;
 use crate::frozen::PIXELS_IMAGE_SIZE;
 use crate::output;
+use crate::source::SourceName;
 use anyhow::{Context, anyhow};
 use selfsup_data::{OpenOptions, Split, open_labelled_parts};
 use selfsup_models::Encoder;
@@ -70,7 +71,8 @@ impl ClosingTable {
             }
         };
         say_split(&parts, data);
-        let seen = parts.split == Split::Hashed && are_same(data, &config.data);
+        let seen =
+            parts.split == Split::Hashed && SourceName::of(data).is_where(&SourceName::of(&config.data));
         let parts = Parts::from(parts);
         let mut columns = Vec::new();
         for (name, config) in self::columns() {
@@ -161,18 +163,6 @@ impl Cell {
     }
 }
 
-/// Whether two sources may hold the same images: one folder may be called in many ways, and a part is of the whole.
-fn are_same(a: &str, b: &str) -> bool {
-    let place = |source: &str| {
-        let whole =
-            ["#train", "#test"].into_iter().find_map(|part| source.strip_suffix(part)).unwrap_or(source);
-        let path =
-            ["cifar10:", "idx:"].into_iter().find_map(|kind| whole.strip_prefix(kind)).unwrap_or(whole);
-        Path::new(path).canonicalize().ok()
-    };
-    a == b || place(a).is_some_and(|there| Some(there) == place(b))
-}
-
 /// The columns: each a probe with one row of results.
 pub fn columns() -> [(String, ProbeConfig); 3] {
     let all = |kind| ProbeConfig { kinds: vec![kind], seeds: vec![0], ..ProbeConfig::default() };
@@ -186,23 +176,4 @@ pub fn columns() -> [(String, ProbeConfig); 3] {
         ("linear".into(), all(Kind::Linear)),
         (format!("linear, {FEW_LABELS} a class"), few),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_known_by_any_of_its_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let images = dir.path().join("images").display().to_string();
-        std::fs::create_dir_all(dir.path().join("images/other")).unwrap();
-        for other in
-            [format!("{images}/"), format!("{images}/../images"), format!("{images}#train"), images.clone()]
-        {
-            assert!(are_same(&images, &other), "{other}");
-        }
-        assert!(!are_same(&images, &format!("{images}/other")));
-        assert!(are_same("fashion-mnist", "fashion-mnist") && !are_same("fashion-mnist", "elsewhere"));
-    }
 }

@@ -14,6 +14,7 @@ mod frozen;
 mod index;
 mod output;
 mod progress;
+mod source;
 mod table;
 
 use args::{Cli, Command};

@@ -120,6 +120,9 @@ fn what_is_told_apart_is_said() {
     let probe = |data: &str| run(d, &["probe", "pixels", "--data", data, "--kind", "knn"]).2;
     let said = probe("images");
     assert!(said.contains("2 classes: blue, red\n") && !said.contains("warning"), "{said}");
+    let (status, _, said) =
+        run(d, &["probe", "pixels", "--data", "images", "--test", "./images/", "--kind", "knn", "--quiet"]);
+    assert!(status == 0 && said.contains("warning: the test images are those"), "{said}");
     // Parts by names that are none here.
     fs::create_dir(d.join("parts")).unwrap();
     fs::rename(d.join("images/red"), d.join("parts/Train")).unwrap();

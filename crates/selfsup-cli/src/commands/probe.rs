@@ -5,6 +5,7 @@ use crate::frozen;
 use crate::frozen::ExtractArgs;
 use crate::output;
 use crate::progress::Progress;
+use crate::source::SourceName;
 use crate::table::{plain, render};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
@@ -128,6 +129,12 @@ pub fn run(args: ProbeArgs) -> Result {
     let config = config(&args, &parts.train);
     config.validate().or_usage()?;
     frozen::say_not_read(&parts.train);
+    if let Some(test) = &args.test {
+        let (train, test) = (SourceName::of(&args.data), SourceName::of(test));
+        if train.part == test.part && train.is_where(&test) {
+            output::say("warning: the test images are those that the probes are fitted on");
+        }
+    }
     say_split(&parts, &args.data);
     let data = Parts::from(parts);
     if !args.extract.quiet {

@@ -2,6 +2,7 @@
 
 use super::license::License;
 use crate::closing_table::ClosingTable;
+use crate::source::SourceName;
 use selfsup_models::publish::Library;
 use selfsup_models::{Encoder, Network};
 use selfsup_train::{METHODS, MethodConfig, PretrainConfig, metrics};
@@ -193,16 +194,7 @@ impl Card<'_> {
 
 /// A data source without the folders above it, which are nobody's business.
 fn source(data: &str) -> String {
-    let (data, part) =
-        match ["#train", "#test"].into_iter().find_map(|part| data.strip_suffix(part).zip(Some(part))) {
-            Some(split) => split,
-            None => (data, ""),
-        };
-    let (kind, path) =
-        match ["cifar10:", "idx:"].into_iter().find_map(|kind| data.strip_prefix(kind).zip(Some(kind))) {
-            Some((path, kind)) => (kind, path),
-            None => ("", data),
-        };
+    let SourceName { kind, path, part } = SourceName::of(data);
     let last = path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
     let name = if matches!(last, "" | "." | "..") { "images" } else { last };
     format!("{kind}{name}{part}")

@@ -4,7 +4,7 @@
 mod common;
 
 use candle_core::Device;
-use common::{colours, run};
+use common::{colours, pretrain_a_step, run};
 use selfsup_models::weights;
 use selfsup_models::{Encoder, Preprocessing, arch};
 use std::collections::BTreeMap;
@@ -21,25 +21,6 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn pretrain(d: &Path, method: &str, more: &[&str]) {
-    let args = [
-        "pretrain",
-        method,
-        "--data",
-        "images",
-        "--steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        "run",
-        "--no-probe",
-    ];
-    let small = ["--arch", "resnet10-mini", "--image-size", "32", "--quiet"];
-    let (status, _, stderr) = run(d, &[&args[..], &small, more].concat());
-    assert_eq!(status, 0, "{stderr}");
-}
-
 /// Of a shell's line.
 fn refused(d: &Path, line: &str, part: &str) {
     let args: Vec<&str> = line.split(' ').collect();
@@ -51,7 +32,7 @@ fn refused(d: &Path, line: &str, part: &str) {
 fn nothing_is_written_over_what_it_is_made_from() {
     let dir = folder();
     let d = dir.path();
-    pretrain(d, "simclr", &[]);
+    pretrain_a_step(d, ["simclr", "images", "run"], &[]);
     // A sharded model.
     let whole = weights::read(&d.join("encoder.safetensors"), &Device::Cpu).unwrap();
     fs::create_dir(d.join("sharded")).unwrap();
@@ -98,7 +79,7 @@ fn nothing_is_written_over_what_it_is_made_from() {
 fn an_outcome_that_could_not_be_kept_is_refused_before_the_work() {
     let dir = folder();
     let d = dir.path();
-    pretrain(d, "simclr", &[]);
+    pretrain_a_step(d, ["simclr", "images", "run"], &[]);
     for (line, part) in [
         ("embed run --data images --out nowhere/x.safetensors", "nowhere is no folder"),
         ("embed run --data images --out nowhere/x.npy", "nowhere is no folder"),
@@ -253,7 +234,7 @@ fn orders_are_published_without_their_place() {
     assert_eq!(run(d, &["permutations", "--count", "64", "--out", "secret/orders.txt"]).0, 0);
     let settings =
         ["--set", "method.permutation_file=\"secret/orders.txt\"", "--set", "method.permutations=64"];
-    pretrain(d, "jigsaw", &settings);
+    pretrain_a_step(d, ["jigsaw", "images", "run"], &settings);
     let (status, _, stderr) = run(d, &["publish", "run", "--out", "published", "--no-probe"]);
     assert_eq!(status, 0, "{stderr}");
     let settings = fs::read_to_string(d.join("published/training.toml")).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::Device;
-use common::{colours, run};
+use common::{colours, pretrain_a_step, run};
 use selfsup_models::weights;
 use serde_json::Value;
 use std::fs;
@@ -121,22 +121,7 @@ fn the_encoder_may_have_moved_away_from_its_configuration() {
     let d = dir.path();
     colours(&d.join("colours"), ["red", "blue"], 12, (48, 60));
     // A run's file says itself how images are prepared; converted, it does not, and a configuration beside it does.
-    let pretrain = [
-        "pretrain",
-        "simclr",
-        "--data",
-        "colours",
-        "--steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        "run",
-        "--no-probe",
-        "--quiet",
-    ];
-    let small = ["--arch", "resnet10-mini", "--image-size", "32"];
-    assert_eq!(run(d, &[&pretrain[..], &small].concat()).0, 0);
+    pretrain_a_step(d, ["simclr", "colours", "run"], &[]);
     fs::create_dir(d.join("model")).unwrap();
     bare(&d.join("run/encoder.safetensors"), &d.join("model/model.safetensors"));
     let json = r#"{"size": {"height": 36, "width": 36}, "crop_size": 32, "resample": 3, "image_mean": [0.1, 0.5, 0.9], "image_std": [0.5, 0.25, 0.2]}"#;

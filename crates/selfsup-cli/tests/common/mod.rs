@@ -15,6 +15,14 @@ pub fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
+/// One step of a small network's pretraining on `data`, into `out`, without its probes.
+pub fn pretrain_a_step(folder: &Path, [method, data, out]: [&str; 3], more: &[&str]) {
+    let args = ["pretrain", method, "--data", data, "--out", out, "--steps", "1", "--batch-size", "4"];
+    let small = ["--arch", "resnet10-mini", "--image-size", "32", "--no-probe", "--quiet"];
+    let (status, _, stderr) = run(folder, &[&args[..], &small, more].concat());
+    assert_eq!(status, 0, "{stderr}");
+}
+
 /// Two class folders of so many images each, a red and a blue one, easily told apart, with some noise in them.
 pub fn colours(folder: &Path, [red, blue]: [&str; 2], each: u32, (width, height): (u32, u32)) {
     for (class, channel) in [(red, 0), (blue, 2)] {

@@ -190,6 +190,8 @@ fn tensors_that_claim_what_is_not_there_are_refused() {
         // One number that stands for ten thousand million.
         (tensor_file(4, 0, &[10 * giga], &[0]), "does not lie in its storage"),
         (tensor_file(4, 0, &[giga, giga, giga], &[0, 0, 0]), "too large"),
+        // None at all, of strides beyond any number.
+        (tensor_file(4, 0, &[0, giga, giga, giga], &[0, 0, 0, 0]), "too large"),
         (tensor_file(4, 0, &[2, 2], &[i64::MAX, i64::MAX]), "does not lie in its storage"),
         (tensor_file(5, 0, &[4], &[1]), "has 16 bytes, 20 are announced"),
     ] {
@@ -406,6 +408,7 @@ fn safetensors_that_lie_are_refused() {
         (safetensors(&one("[4294967296,4294967296,4294967296]", 0, 16), &data), "safetensors"),
         (safetensors(&one("[9223372036854775807,2]", 0, 16), &data), "safetensors"),
         (safetensors(&one("[10737418240]", 0, 42_949_672_960), &data), "safetensors"),
+        (safetensors(&one("[0,1099511627776,1099511627776]", 0, 0), &[]), "too large"),
         (safetensors(&one("[-4]", 0, 16), &data), "safetensors"),
         (safetensors(&two([0, 8], [4, 12], ["a", "b"]), &data), "safetensors"),
         (safetensors(&two([0, 8], [8, 16], ["a", "a"]), &data), "two tensors `a`"),

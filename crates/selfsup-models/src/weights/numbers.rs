@@ -48,6 +48,12 @@ impl Kind {
     }
 }
 
+/// How many numbers a tensor of a shape has. Strides are products of sizes, which must not overflow where another size is 0 either.
+pub fn count_of(shape: &[usize]) -> Result<usize, Problem> {
+    let product = |least: usize| shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size.max(least)));
+    product(1).and_then(|_| product(0)).ok_or_else(|| format!("a tensor of shape {shape:?} is too large"))
+}
+
 /// Which numbers of a storage a tensor has.
 pub struct View {
     pub shape: Vec<usize>,
@@ -64,7 +70,7 @@ impl View {
         if shape.len() != strides.len() {
             return Err(format!("a tensor of shape {shape:?} has {} strides", strides.len()));
         }
-        let count = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).ok_or_else(large)?;
+        let count = count_of(&shape)?;
         let mut last = offset;
         for (&size, &stride) in shape.iter().zip(&strides).filter(|_| count > 0) {
             last = (size - 1).checked_mul(stride).and_then(|far| far.checked_add(last)).ok_or_else(large)?;

@@ -1,7 +1,7 @@
 //! Safetensors: read from the file's bytes, written atomically and the same to the byte for the same content.
 
 use super::WeightFile;
-use super::numbers::{Kind, tensor_of};
+use super::numbers::{Kind, count_of, tensor_of};
 use super::pickle::Problem;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -36,6 +36,7 @@ pub fn read(bytes: &[u8], device: &Device) -> std::result::Result<WeightFile, Pr
     let file = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut tensors = HashMap::new();
     for (name, view) in file.tensors() {
+        count_of(view.shape()).map_err(|e| format!("`{name}`: {e}"))?;
         // What candle has no dtype for, and checkpoints have beside their weights.
         let tensor = match view.dtype() {
             Dtype::BOOL => tensor_of(view.data(), Kind::Bool, view.shape(), device),

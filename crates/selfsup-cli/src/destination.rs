@@ -30,6 +30,9 @@ pub fn check(out: &Path, sources: &[PathBuf]) -> Result<()> {
     if is_of_a_run && RunFolder::is_one(folder) {
         return Err(anyhow!("{place} would replace a part of the run"));
     }
+    if is_special(out) {
+        return Ok(());
+    }
     // Whether it may be written, only writing tells.
     tempfile::Builder::new()
         .prefix(".writing-")
@@ -38,9 +41,19 @@ pub fn check(out: &Path, sources: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file beside its place and renames it: a failure leaves the old one as it was.
+/// Whether there is a device or a pipe, such as `/dev/stdout`, in whose place no file may come.
+fn is_special(out: &Path) -> bool {
+    out.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// Writes a file beside its place and renames it: a failure leaves the old one as it was. What a link leads to is written, not the link.
 pub fn write(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fail = |e: &dyn std::fmt::Display| anyhow!("cannot write {}: {e}", out.display());
+    if is_special(out) {
+        return write(out).map_err(|e| fail(&e));
+    }
+    let real = out.canonicalize();
+    let out = real.as_deref().unwrap_or(out);
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let ending = out.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
     let mut builder = tempfile::Builder::new();
@@ -92,5 +105,16 @@ mod tests {
         write(&out, |path| Ok(std::fs::write(path, "new")?)).unwrap();
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "new");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            let link = dir.path().join("link.txt");
+            std::os::unix::fs::symlink(&out, &link).unwrap();
+            write(&link, |path| Ok(std::fs::write(path, "newer")?)).unwrap();
+            assert!(link.is_symlink() && std::fs::read_to_string(&out).unwrap() == "newer");
+            let null = Path::new("/dev/null");
+            check(null, &[]).unwrap();
+            write(null, |path| Ok(std::fs::write(path, "nothing")?)).unwrap();
+            assert!(!null.metadata().unwrap().is_file());
+        }
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_sample, fill, uniform};
 use selfsup_models::params::ParamBuilder;
-use selfsup_models::{Backbone, Encoder, Mode, Preprocessing, arch};
+use selfsup_models::{Backbone, Encoder, LoadOptions, Mode, Preprocessing, arch, load_file};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -83,7 +83,8 @@ fn positions_of_another_grid_are_timm_s() {
         tensors.insert("pos_embed".into(), positions);
         let file = WeightFile { tensors: tensors.clone(), metadata: Default::default() };
         weights::write(&path, &file).unwrap();
-        Encoder::load(&path, &Device::Cpu).map_err(|e| e.to_string())
+        let options = LoadOptions { image_size: Some(32), ..LoadOptions::default() };
+        load_file(&path, &options, &Device::Cpu).map(|loaded| loaded.encoder).map_err(|e| e.to_string())
     };
     let of = |encoder: &Encoder| {
         let positions = encoder.params().iter().find(|t| t.name == "pos_embed").unwrap();

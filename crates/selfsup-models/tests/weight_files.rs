@@ -218,6 +218,10 @@ fn archives_that_lie_are_refused() {
         (vec![("a/data.pkl", &good), ("a/data/0", data), ("../../etc/cron", data)], "outside of the archive"),
         (vec![("a/data.pkl", &good), ("a/data/0", data), ("/etc/cron", data)], "outside of the archive"),
         (vec![("a/data.pkl", &good), ("a/byteorder", b"big"), ("a/data/0", data)], "big-endian"),
+        (
+            vec![("a/data.pkl", &good), ("a/byteorder", &[b' '; 20]), ("a/data/0", data)],
+            "more than the 16 bytes",
+        ),
     ] {
         fails(&archive(&entries), part);
     }
@@ -314,6 +318,16 @@ fn pickles_are_read_in_bounded_memory_and_with_old_dictionaries() {
     }
     echo.extend(b"u.");
     assert_eq!(read(&archive_of(&echo)).unwrap().metadata.len(), 0);
+    // A tensor of no numbers under very many long names.
+    let empty = pickle(4, 0, &[0], &[1]);
+    let empty = &empty[10..empty.len() - 2];
+    let mut crowd =
+        [&[0x80, 2, b'}', b'('][..], &text(&[b'z'; 900]), b"}(", &text(b"first"), empty, b"q\0"].concat();
+    for name in 0..5000u32 {
+        crowd.extend([text(name.to_string().as_bytes()), vec![b'h', 0]].concat());
+    }
+    crowd.extend(b"uu.");
+    fails(&archive_of(&crowd), "far more memory than the file");
     let named = [&[0x80, 2, b'}', b'('][..], &text(&long), &pair[6..], b"u."].concat();
     fails(&archive_of(&named), "a name has more than 1024 bytes");
 }
@@ -343,6 +357,13 @@ fn pickles_that_explode_or_go_in_circles_are_refused() {
     }
     wide.push(b'.');
     fails(&file(&wide), "too many places");
+    // Keys that are no names, in many places.
+    let mut nameless = vec![0x80, 2, b']', b'q', 0, b'0', b'}', b'q', 1, b'('];
+    nameless.extend(b"NN".repeat(2000));
+    nameless.extend([b'u', b'0', b'h', 0, b'(']);
+    nameless.extend([b'h', 1].repeat(2000));
+    nameless.extend(b"e.");
+    fails(&file(&nameless), "too many places");
     // A dictionary that holds itself.
     fails(&file(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), "levels");
     let deep: Vec<u8> =

@@ -40,9 +40,8 @@ pub fn read_zip(bytes: &[u8], device: &Device) -> Result<WeightFile, Problem> {
         return Err(format!("zip: it has {} entries data.pkl, one is expected", pickles.len()));
     };
     let prefix = name.strip_suffix("data.pkl").expect("by its choice").to_owned();
-    if let Ok(order) = archive.entry(&format!("{prefix}byteorder"), 16)
-        && order.trim_ascii() != b"little"
-    {
+    let order = format!("{prefix}byteorder");
+    if names.contains(&order) && archive.entry(&order, 16)?.trim_ascii() != b"little" {
         return Err("its numbers are big-endian".into());
     }
     let pickle = pickle::read(&archive.entry(name, MOST_PICKLE)?)?;

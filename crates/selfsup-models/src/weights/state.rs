@@ -17,6 +17,8 @@ const MOST_DEPTH: usize = 32;
 pub const MOST_SHARING: u64 = 16;
 /// Bytes of a tensor's name. A text that is used often stands in the pickle once.
 const MOST_NAME: usize = 1024;
+/// Bytes of a tensor but for its numbers and name, roughly.
+const TENSOR: u64 = 256;
 /// Bytes of a text that is kept as metadata, and of all of them.
 const MOST_TEXT: usize = 64 << 10;
 const MOST_TEXTS: usize = 1 << 20;
@@ -89,7 +91,7 @@ fn is_known(global: &str) -> bool {
 }
 
 /// Makes tensors of a pickle's leaves.
-pub struct Reader<'a> {
+pub struct Reader<'a, 'b> {
     pickle: &'a Pickle,
     device: &'a Device,
     /// Bytes that tensors may still take.
@@ -98,14 +100,19 @@ pub struct Reader<'a> {
     walk: usize,
     /// Bytes that metadata may still take.
     texts: usize,
+    /// The keys that lead to the value at hand, joined, and what they lead through.
+    name: String,
+    path: HashSet<Id>,
+    /// Storages that were loaded, by their keys.
+    loaded: HashMap<String, Cow<'b, [u8]>>,
     tensors: HashMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
 }
 
 /// A storage's bytes, of the file where they can be.
-pub type Load<'a, 'b> = dyn FnMut(&Storage) -> Result<Cow<'b, [u8]>, Problem> + 'a;
+pub type Load<'c, 'b> = dyn FnMut(&Storage) -> Result<Cow<'b, [u8]>, Problem> + 'c;
 
-impl<'a> Reader<'a> {
+impl<'a, 'b> Reader<'a, 'b> {
     pub fn new(pickle: &'a Pickle, file: usize, device: &'a Device) -> Result<Self, Problem> {
         for node in &pickle.nodes {
             if let Node::Global(name) = node
@@ -122,6 +129,9 @@ impl<'a> Reader<'a> {
             left: MOST_SHARING * file as u64,
             walk: 4 * pickle.nodes.len() + 64,
             texts: MOST_TEXTS,
+            name: String::new(),
+            path: HashSet::new(),
+            loaded: HashMap::new(),
             tensors: HashMap::new(),
             metadata: BTreeMap::new(),
         })
@@ -159,7 +169,10 @@ impl<'a> Reader<'a> {
             );
         }
         match (self.node(what), self.node(class), self.node(key), self.node(count)) {
-            (Node::Str(what), Node::Global(class), Node::Str(key), Node::Int(count)) if what == "storage" => {
+            // A key is copied for each tensor.
+            (Node::Str(what), Node::Global(class), Node::Str(key), Node::Int(count))
+                if what == "storage" && key.len() <= MOST_NAME =>
+            {
                 let kind = Kind::of(class).ok_or_else(|| format!("numbers of `{class}` are not read"))?;
                 let count = u64::try_from(*count).map_err(|_| fail())?;
                 Ok(Storage { key: key.clone(), kind, count })
@@ -168,10 +181,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn read<'b>(mut self, load: &mut Load<'_, 'b>) -> Result<WeightFile, Problem> {
-        let mut storages = HashMap::new();
-        let mut path = HashSet::new();
-        self.leaf(self.pickle.root, &mut String::new(), &mut path, &mut storages, load)?;
+    pub fn read(mut self, load: &mut Load<'_, 'b>) -> Result<WeightFile, Problem> {
+        self.leaf(self.pickle.root, load)?;
         if self.tensors.is_empty() {
             return Err("it holds no tensor".into());
         }
@@ -179,105 +190,109 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes in a value and all below it.
-    fn leaf<'b>(
-        &mut self,
-        id: Id,
-        name: &mut String,
-        path: &mut HashSet<Id>,
-        storages: &mut HashMap<String, Cow<'b, [u8]>>,
-        load: &mut Load<'_, 'b>,
-    ) -> Result<(), Problem> {
-        self.walk = self.walk.checked_sub(1).ok_or("its values stand in too many places")?;
-        let scalar = match self.node(id) {
-            Node::Int(value) => Some(value.to_string()),
-            Node::Float(value) => Some(value.to_string()),
-            Node::Bool(value) => Some(value.to_string()),
-            Node::Str(value) => Some(value.clone()),
-            _ => None,
-        };
-        if let Some(value) = scalar {
-            if !name.contains('.') && !name.is_empty() {
-                self.keep(name, value);
+    fn leaf(&mut self, id: Id, load: &mut Load<'_, 'b>) -> Result<(), Problem> {
+        self.step()?;
+        match self.node(id) {
+            Node::Int(value) => self.keep(value),
+            Node::Float(value) => self.keep(value),
+            Node::Bool(value) => self.keep(value),
+            Node::Str(value) if value.len() <= MOST_TEXT => self.keep(value),
+            Node::Dict(entries) => return self.entries(entries, id, load),
+            Node::List(items) | Node::Tuple(items) => return self.items(items, id, load),
+            Node::Call(call) if self.is_dictionary(call.of) => {
+                let entries = self.entries_of(call)?;
+                return self.entries(&entries, id, load);
             }
-            return Ok(());
-        }
-        let entries = match self.node(id) {
-            Node::Dict(entries) => Cow::Borrowed(&entries[..]),
-            Node::List(items) | Node::Tuple(items) => {
-                return self.items(items, id, name, path, storages, load);
-            }
-            Node::Call(call) if self.is_dictionary(call.of) => self.entries_of(call)?,
             Node::Call(call) => {
-                if let Some(tensor) =
-                    self.tensor(call, storages, load).map_err(|e| format!("`{name}`: {e}"))?
-                    && self.tensors.insert(name.clone(), tensor).is_some()
-                {
-                    return Err(format!("it has two tensors `{name}`"));
+                let tensor = self.tensor(call, load).map_err(|e| format!("`{}`: {e}", self.name))?;
+                if let Some(tensor) = tensor {
+                    // One of no numbers takes room too, and may stand in many places.
+                    self.take(TENSOR + self.name.len() as u64)?;
+                    if self.tensors.insert(self.name.clone(), tensor).is_some() {
+                        return Err(format!("it has two tensors `{}`", self.name));
+                    }
                 }
-                return Ok(());
             }
-            _ => return Ok(()),
-        };
-        self.enter(id, path)?;
-        let length = name.len();
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Counts what is walked over.
+    fn step(&mut self) -> Result<(), Problem> {
+        self.walk = self.walk.checked_sub(1).ok_or("its values stand in too many places")?;
+        Ok(())
+    }
+
+    /// Counts the memory that is taken.
+    fn take(&mut self, bytes: u64) -> Result<(), Problem> {
+        self.left = self.left.checked_sub(bytes).ok_or("its tensors take far more memory than the file")?;
+        Ok(())
+    }
+
+    /// Takes in a dictionary's values, by its keys.
+    fn entries(&mut self, entries: &[(Id, Id)], id: Id, load: &mut Load<'_, 'b>) -> Result<(), Problem> {
+        self.enter(id)?;
         let mut seen = HashSet::new();
-        for &(key, value) in entries.iter() {
+        for &(key, value) in entries {
+            self.step()?;
             let key = match self.node(key) {
-                Node::Str(key) => key.clone(),
-                Node::Int(key) => key.to_string(),
+                Node::Str(key) => Cow::Borrowed(&key[..]),
+                Node::Int(key) => Cow::Owned(key.to_string()),
                 _ => continue,
             };
-            if !name.is_empty() {
-                name.push('.');
+            if !seen.insert(key.clone()) {
+                let before = if self.name.is_empty() { "" } else { "." };
+                return Err(format!("it has two entries `{}{before}{key}`", self.name));
             }
-            name.push_str(&key);
-            if name.len() > MOST_NAME {
-                return Err(format!("a name has more than {MOST_NAME} bytes"));
-            }
-            if !seen.insert(key) {
-                return Err(format!("it has two entries `{name}`"));
-            }
-            self.leaf(value, name, path, storages, load)?;
-            name.truncate(length);
+            self.below(&key, value, load)?;
         }
-        path.remove(&id);
+        self.path.remove(&id);
         Ok(())
     }
 
     /// Takes in what stands in a row, by its numbers.
-    fn items<'b>(
-        &mut self,
-        items: &[Id],
-        id: Id,
-        name: &mut String,
-        path: &mut HashSet<Id>,
-        storages: &mut HashMap<String, Cow<'b, [u8]>>,
-        load: &mut Load<'_, 'b>,
-    ) -> Result<(), Problem> {
-        self.enter(id, path)?;
-        let length = name.len();
+    fn items(&mut self, items: &[Id], id: Id, load: &mut Load<'_, 'b>) -> Result<(), Problem> {
+        self.enter(id)?;
         for (i, &item) in items.iter().enumerate() {
-            name.push_str(&format!("{}{i}", if length == 0 { "" } else { "." }));
-            self.leaf(item, name, path, storages, load)?;
-            name.truncate(length);
+            self.below(&i.to_string(), item, load)?;
         }
-        path.remove(&id);
+        self.path.remove(&id);
         Ok(())
     }
 
-    fn enter(&self, id: Id, path: &mut HashSet<Id>) -> Result<(), Problem> {
-        match path.insert(id) && path.len() <= MOST_DEPTH {
+    /// Takes in a value under one more key.
+    fn below(&mut self, key: &str, value: Id, load: &mut Load<'_, 'b>) -> Result<(), Problem> {
+        let length = self.name.len();
+        if length + key.len() > MOST_NAME {
+            return Err(format!("a name has more than {MOST_NAME} bytes"));
+        }
+        if length > 0 {
+            self.name.push('.');
+        }
+        self.name.push_str(key);
+        self.leaf(value, load)?;
+        self.name.truncate(length);
+        Ok(())
+    }
+
+    fn enter(&mut self, id: Id) -> Result<(), Problem> {
+        match self.path.insert(id) && self.path.len() <= MOST_DEPTH {
             true => Ok(()),
             false => Err(format!("its values are nested in more than {MOST_DEPTH} levels")),
         }
     }
 
-    /// Keeps a number or text as metadata, if there is room; nothing needs it.
-    fn keep(&mut self, name: &str, value: String) {
-        let length = name.len() + value.len();
-        if value.len() <= MOST_TEXT && length <= self.texts {
+    /// Keeps a number or text of the outermost level as metadata, if there is room; nothing needs it.
+    fn keep(&mut self, value: impl std::fmt::Display) {
+        if self.name.is_empty() || self.name.contains('.') {
+            return;
+        }
+        let value = value.to_string();
+        let length = self.name.len() + value.len();
+        if length <= self.texts {
             self.texts -= length;
-            self.metadata.insert(name.to_owned(), value);
+            self.metadata.insert(self.name.clone(), value);
         }
     }
 
@@ -317,12 +332,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The tensor that a call would make, if it would make one.
-    fn tensor<'b>(
-        &mut self,
-        call: &Call,
-        storages: &mut HashMap<String, Cow<'b, [u8]>>,
-        load: &mut Load<'_, 'b>,
-    ) -> Result<Option<Tensor>, Problem> {
+    fn tensor(&mut self, call: &Call, load: &mut Load<'_, 'b>) -> Result<Option<Tensor>, Problem> {
         let (mut of, mut with) = (call.of, call.with);
         // Parameters and subclasses are a tensor in another call.
         for _ in 0..MOST_DEPTH {
@@ -347,9 +357,7 @@ impl<'a> Reader<'a> {
                         return Err("a dtype is no name".into());
                     };
                     let kind = Kind::of(dtype).ok_or_else(|| format!("numbers of `{dtype}` are not read"))?;
-                    return self
-                        .rebuild([storage, offset, size, stride], Some(kind), storages, load)
-                        .map(Some);
+                    return self.rebuild([storage, offset, size, stride], Some(kind), load).map(Some);
                 }
                 (
                     "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
@@ -359,7 +367,7 @@ impl<'a> Reader<'a> {
                     if let Some(&marks) = rest.get(2) {
                         self.check_marks(marks)?;
                     }
-                    return self.rebuild([storage, offset, size, stride], None, storages, load).map(Some);
+                    return self.rebuild([storage, offset, size, stride], None, load).map(Some);
                 }
                 _ => return Ok(None),
             };
@@ -381,11 +389,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn rebuild<'b>(
+    fn rebuild(
         &mut self,
         [storage, offset, size, stride]: [Id; 4],
         dtype: Option<Kind>,
-        storages: &mut HashMap<String, Cow<'b, [u8]>>,
         load: &mut Load<'_, 'b>,
     ) -> Result<Tensor, Problem> {
         let Node::Persistent(name) = self.node(storage) else {
@@ -405,8 +412,8 @@ impl<'a> Reader<'a> {
             ));
         }
         let bytes = view.count as u64 * kind.width() as u64;
-        self.left = self.left.checked_sub(bytes).ok_or("its tensors take far more memory than the file")?;
-        let data = match storages.entry(storage.key.clone()) {
+        self.take(bytes)?;
+        let data = match self.loaded.entry(storage.key.clone()) {
             Entry::Occupied(place) => place.into_mut(),
             Entry::Vacant(place) => {
                 let data = load(&storage)?;

@@ -3,10 +3,10 @@
 use crate::keras;
 use crate::load::{says_itself, usual_of};
 use crate::names::{Account, Convention, Framework, recognise};
+use crate::published;
 use crate::weights::{self, WeightFile};
 use crate::which_arch::{Told, arch_of, shapes_tell};
 use crate::{Error, Result};
-use crate::{published, published_network};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub fn convert_file(path: &Path, from: Option<&str>, to: &Convention) -> Result<
     if says_itself(&file.metadata) || account.convention.framework == Framework::Keras {
         return Ok((converted, account));
     }
-    let (said, network) = (published::beside(path)?, published_network::beside(path)?);
+    let (said, network) = (published::beside(path)?, published::network::beside(path)?);
     let (ours, _) = backbone(&file, from)?;
     let told = Told::by(&account, &file.metadata).and(&network);
     // Of an architecture that is none of ours, or several, nothing can be said.

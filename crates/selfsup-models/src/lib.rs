@@ -55,7 +55,6 @@ mod preprocessing;
 mod projector;
 pub mod publish;
 mod published;
-mod published_network;
 pub mod resnet;
 pub mod vit;
 pub mod weights;

@@ -14,7 +14,6 @@ use crate::names::{Account, Framework};
 use crate::positions;
 use crate::preprocessing::{Colors, CropMode, Interpolation, Preprocessing};
 use crate::published;
-use crate::published_network;
 use crate::weights::{self, WeightFile};
 use crate::which_arch::{Told, arch_of};
 use crate::{Error, Result};
@@ -188,7 +187,7 @@ pub fn load_file(path: &Path, options: &LoadOptions, device: &Device) -> Result<
         (None, Some((arch, _))) => arch,
         (None, None) => {
             let fail = |problem| Error::Arch { path: path.to_owned(), problem };
-            let said = published_network::beside(path)?;
+            let said = published::network::beside(path)?;
             let told = Told::by(&account, &metadata).and(&said);
             let arch = arch_of(&found, &account, told).map_err(fail)?;
             said.check(arch).map_err(fail)?;

@@ -5,7 +5,7 @@ use crate::backbone::{Backbone, Network};
 use crate::keras;
 use crate::names::{Account, Framework};
 use crate::params::ParamBuilder;
-use crate::published_network::NetworkSaid;
+use crate::published::network::NetworkSaid;
 use crate::resnet::Block;
 use candle_core::Tensor;
 use std::collections::{BTreeMap, HashMap};

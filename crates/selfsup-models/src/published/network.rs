@@ -1,13 +1,12 @@
 //! What `config.json` beside a weight file says of its network and tensors do not show: transformers' (`model_type`) or timm's
 //! (`architecture`). Networks that differ in nothing else have the same tensors, and other features.
 
+use super::CONFIG;
 use crate::arch::Arch;
 use crate::backbone::Network;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
-
-const FILE: &str = "config.json";
 
 /// What is said.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,7 +31,7 @@ impl NetworkSaid {
         match otherwise[..] {
             [] => Ok(()),
             _ => Err(format!(
-                "its tensors are those of {0}, but {FILE} beside it says {1}, which makes other features of them; --arch {0} takes them as {0} \
+                "its tensors are those of {0}, but {CONFIG} beside it says {1}, which makes other features of them; --arch {0} takes them as {0} \
                  all the same",
                 arch.name,
                 otherwise.join(" and "),
@@ -43,7 +42,7 @@ impl NetworkSaid {
 
 /// What is said beside a weight file; nothing where there is no such file or another program's.
 pub(crate) fn beside(weights: &Path) -> Result<NetworkSaid> {
-    let path = weights.parent().unwrap_or(Path::new(".")).join(FILE);
+    let path = weights.parent().unwrap_or(Path::new(".")).join(CONFIG);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => {

@@ -117,7 +117,13 @@ impl Default for ExtractConfig {
 }
 
 /// The samples that can be decoded, in their order, and of the others the ids and why; with `strict` the first of these is an error.
-pub fn decodable(data: &Dataset, workers: usize, strict: bool) -> Result<(Dataset, Vec<(String, String)>)> {
+/// `progress` is told after each batch how many were looked at.
+pub fn decodable(
+    data: &Dataset,
+    workers: usize,
+    strict: bool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Dataset, Vec<(String, String)>)> {
     let loader = LoaderConfig { batch_size: 256, workers, strict, ..LoaderConfig::default() };
     let (mut whole, mut skipped) = (Vec::with_capacity(data.len()), Vec::new());
     let nothing = |_: &image::RgbImage, _: &_| Ok(());
@@ -125,6 +131,7 @@ pub fn decodable(data: &Dataset, workers: usize, strict: bool) -> Result<(Datase
         let batch = batch?;
         whole.extend(batch.indices);
         skipped.extend(batch.skipped.into_iter().map(|s| (s.id, s.reason)));
+        progress(whole.len() + skipped.len());
     }
     Ok((data.subset(&whole), skipped))
 }

@@ -102,10 +102,21 @@ impl FinetuneConfig {
 /// How far fine-tuning is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Steps done in all fits.
+    /// What is being done.
+    pub stage: Stage,
+    /// Images or steps done, of all parts and fits.
     pub done: usize,
-    /// Steps of all of them.
+    /// Of all of them.
     pub total: usize,
+}
+
+/// What fine-tuning does, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looks which images can be decoded.
+    Decode,
+    /// Trains, in steps.
+    Train,
 }
 
 /// What fine-tuning came to.
@@ -135,8 +146,13 @@ pub fn run(
     config.finetune.validate()?;
     let classes = train.classes();
     check(train, test, classes, config)?;
-    let whole = |part: &Dataset| decodable(&labelled(part), config.finetune.workers, config.finetune.strict);
-    let ((train, mut skipped), (test, more)) = (whole(train)?, whole(test)?);
+    let (train, test) = (labelled(train), labelled(test));
+    let (first, total) = (train.len(), train.len() + test.len());
+    let mut whole = |part: &Dataset, before: usize| {
+        let mut looked = |done| progress(Progress { stage: Stage::Decode, done: before + done, total });
+        decodable(part, config.finetune.workers, config.finetune.strict, &mut looked)
+    };
+    let ((train, mut skipped), (test, more)) = (whole(&train, 0)?, whole(&test, first)?);
     skipped.extend(more);
     check(&train, &test, classes, config)?;
     let labels: Vec<u32> = (0..train.len()).filter_map(|i| train.sample(i).label).collect();
@@ -156,7 +172,7 @@ pub fn run(
             fitted_on = part.len();
             let mut step = || {
                 done += 1;
-                progress(Progress { done, total });
+                progress(Progress { stage: Stage::Train, done, total });
             };
             let tuned = fit(encoder, &part, classes.len(), &config.finetune, seed, &mut step)?;
             values.push(tuned.accuracy(&test, config.finetune.workers)?);

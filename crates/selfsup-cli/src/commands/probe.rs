@@ -11,6 +11,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use selfsup_data::{Dataset, LabelledParts, OpenOptions, Source, Split, open_labelled_parts};
 use selfsup_models::{Encoder, Layer};
+use selfsup_probe::finetune::Stage;
 use selfsup_probe::knn::KnnConfig;
 use selfsup_probe::linear::LinearConfig;
 use selfsup_probe::{
@@ -227,13 +228,21 @@ fn measure(
         }
     }
     if let (Some(encoder), false) = (encoder, tuned.is_empty()) {
-        let mut bar: Option<Progress> = None;
+        let mut bar: Option<(Stage, Progress)> = None;
         let quiet = args.extract.quiet;
         let outcome = finetune::run(encoder, &data.train, &data.test, config, &mut |at| {
-            let bar = bar.get_or_insert_with(|| Progress::new("fine-tuning", at.total as u64, 0, quiet));
-            bar.at(at.done as u64, || "steps".into());
+            let (what, unit) = match at.stage {
+                Stage::Decode => ("looking at images", "images"),
+                Stage::Train => ("fine-tuning", "steps"),
+            };
+            if let Some((_, last)) = bar.take_if(|(stage, _)| *stage != at.stage) {
+                last.finish();
+            }
+            let (_, bar) =
+                bar.get_or_insert_with(|| (at.stage, Progress::new(what, at.total as u64, 0, quiet)));
+            bar.at(at.done as u64, || unit.into());
         })?;
-        if let Some(bar) = bar {
+        if let Some((_, bar)) = bar {
             bar.finish();
         }
         // Probes of features have named them.

@@ -19,10 +19,7 @@ pub fn check(out: &Path, sources: &[PathBuf]) -> Result<()> {
     if out.is_dir() || out.file_name().is_none() {
         return Err(anyhow!("cannot write {place}: it is a folder"));
     }
-    let real = |path: &Path| path.canonicalize().ok();
-    if let Some(there) = real(out)
-        && sources.iter().any(|source| real(source).as_ref() == Some(&there))
-    {
+    if is_one_of(out, sources) {
         return Err(anyhow!("{place} would replace what it is made from"));
     }
     let is_of_a_run =
@@ -39,6 +36,12 @@ pub fn check(out: &Path, sources: &[PathBuf]) -> Result<()> {
         .tempfile_in(folder)
         .map_err(|e| anyhow!("cannot write {place}: {}", e.kind()))?;
     Ok(())
+}
+
+/// Whether a file is there, and one of the sources.
+pub fn is_one_of(out: &Path, sources: &[PathBuf]) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(out).is_some_and(|there| sources.iter().any(|source| real(source).as_ref() == Some(&there)))
 }
 
 /// Whether there is a device or a pipe, such as `/dev/stdout`, in whose place no file may come.

@@ -33,6 +33,7 @@ fn nothing_is_written_over_what_it_is_made_from() {
     let dir = folder();
     let d = dir.path();
     pretrain_a_step(d, ["simclr", "images", "run"], &[]);
+    pretrain_a_step(d, ["colorization", "images", "colours"], &[]);
     // A sharded model.
     let whole = weights::read(&d.join("encoder.safetensors"), &Device::Cpu).unwrap();
     fs::create_dir(d.join("sharded")).unwrap();
@@ -69,6 +70,8 @@ fn nothing_is_written_over_what_it_is_made_from() {
         ("search index.png asked.png --out index.png", "made from"),
         ("report run --out run/encoder.safetensors", "a part of the run"),
         ("report run --out run/config.toml", "a part of the run"),
+        ("colorize colours asked.png --out .", "made from"),
+        ("colorize colours images --out images", "made from"),
     ] {
         refused(d, line, part);
     }
@@ -84,6 +87,7 @@ fn an_outcome_that_could_not_be_kept_is_refused_before_the_work() {
         ("embed run --data images --out nowhere/x.safetensors", "nowhere is no folder"),
         ("embed run --data images --out nowhere/x.npy", "nowhere is no folder"),
         ("report run --out nowhere/r.html", "nowhere is no folder"),
+        ("show simclr --data images --image-size 32 --out nowhere/v.png", "nowhere is no folder"),
         ("report run --out images", "it is a folder"),
         ("convert run nowhere/x.safetensors", "nowhere is no folder"),
         ("embed pixels --image-size 2000 --data images --out x.npy", "at most 512 pixels"),
@@ -92,6 +96,28 @@ fn an_outcome_that_could_not_be_kept_is_refused_before_the_work() {
     ] {
         refused(d, line, part);
     }
+}
+
+/// A part of a network is converted, and said to be one.
+#[test]
+fn what_is_converted_and_no_whole_network_is_said() {
+    let dir = folder();
+    let d = dir.path();
+    let mut file = weights::read(&d.join("encoder.safetensors"), &Device::Cpu).unwrap();
+    let convert = |name: &str| {
+        let (status, _, stderr) = run(d, &["convert", name, "out.safetensors", "--names", "moco"]);
+        assert_eq!(status, 0, "{stderr}");
+        stderr
+    };
+    let said = convert("encoder.safetensors");
+    assert_eq!(said, "");
+    file.tensors.remove("layer3.0.conv1.weight").unwrap();
+    weights::write(&d.join("part.safetensors"), &file).unwrap();
+    let said = convert("part.safetensors");
+    assert!(
+        said.contains("no whole encoder") && said.contains("`layer3.0.conv1.weight` is missing"),
+        "{said}"
+    );
 }
 
 #[test]

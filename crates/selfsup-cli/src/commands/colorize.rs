@@ -1,8 +1,8 @@
 //! `selfsup colorize`: a colorization run's model colours images at full size.
 
 use crate::failure::{Failure, OrUsage, Result};
-use crate::output;
 use crate::progress::Progress;
+use crate::{destination, output};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use image::RgbImage;
@@ -36,6 +36,7 @@ pub struct ColorizeArgs {
 /// An image to colour, and where it goes.
 struct Work {
     name: String,
+    from: PathBuf,
     read: Box<dyn Fn() -> anyhow::Result<RgbImage>>,
     to: PathBuf,
 }
@@ -53,6 +54,12 @@ pub fn run(args: ColorizeArgs) -> Result {
         let place = twice[0].display();
         return Err(Failure::Usage(anyhow!(
             "two of the images would go to {place}; colour them in two commands"
+        )));
+    }
+    if let Some(over) = work.iter().find(|w| destination::is_one_of(&w.to, std::slice::from_ref(&w.from))) {
+        let place = over.to.display();
+        return Err(Failure::Usage(anyhow!(
+            "{place} would replace what it is made from; --out names another folder"
         )));
     }
     let mut progress = Progress::new("colorize", work.len() as u64, 0, args.quiet);
@@ -112,8 +119,8 @@ fn images(path: &Path, out: &Path) -> anyhow::Result<Vec<Work>> {
         return Ok((0..data.len())
             .map(|i| {
                 let (name, data) = (data.sample(i).id.clone(), data.clone());
-                let to = out.join(&name).with_extension("png");
-                Work { name, read: Box::new(move || Ok(data.image(i)?)), to }
+                let (from, to) = (path.join(&name), out.join(&name).with_extension("png"));
+                Work { name, from, read: Box::new(move || Ok(data.image(i)?)), to }
             })
             .collect());
     }
@@ -122,8 +129,8 @@ fn images(path: &Path, out: &Path) -> anyhow::Result<Vec<Work>> {
         return Err(anyhow!("there is no image {}", path.display()));
     }
     let to = out.join(name).with_extension("png");
-    let path = path.to_owned();
+    let (path, from) = (path.to_owned(), path.to_owned());
     let name = path.display().to_string();
     let read = move || Ok(decode(&std::fs::read(&path)?, DEFAULT_MAX_PIXELS)?.image);
-    Ok(vec![Work { name, read: Box::new(read), to }])
+    Ok(vec![Work { name, from, read: Box::new(read), to }])
 }

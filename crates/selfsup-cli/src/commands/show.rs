@@ -2,7 +2,7 @@
 
 use crate::commands::pretrain::{known_method, layers};
 use crate::failure::{OrUsage, Result};
-use crate::{frozen, output};
+use crate::{destination, frozen, output};
 use anyhow::{Context, anyhow};
 use candle_core::Device;
 use clap::Args;
@@ -57,6 +57,7 @@ const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 pub fn run(args: ShowArgs) -> Result {
     known_method(&args.method)?;
     let config = resolve(&args).or_usage()?;
+    destination::check(&args.out, &[]).or_usage()?;
     let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
     let data = selfsup_data::open(args.data.as_deref().unwrap_or(&config.data), &options).or_usage()?;
     let count = args.images as usize;

@@ -160,3 +160,22 @@ fn a_card_tells_of_the_weights_and_not_of_what_was_planned_or_logged() {
     assert!(!card.contains("2024"), "{card}");
     assert!(!fs::read_to_string(d.join("my model/training.toml")).unwrap().contains("2024"));
 }
+
+/// Images without a test part are told apart by a hash: the encoder has seen those that it is measured on, if they are its own.
+#[test]
+fn a_card_says_whether_the_encoder_has_seen_what_it_is_measured_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("images"), ["a", "b"], 20, (32, 32));
+    colours(&d.join("others"), ["a", "b"], 20, (32, 32));
+    pretrain_a_step(d, ["rotation", "images", "run"], &[]);
+    for (data, seen) in [("images", true), ("./others/../images/", true), ("others", false)] {
+        let args = ["publish", "run", "--data", data, "--out", "published", "--quiet"];
+        let (status, _, stderr) = run(d, &args);
+        assert_eq!(status, 0, "{stderr}");
+        let card = fs::read_to_string(d.join("published/README.md")).unwrap();
+        assert!(card.contains("the encoder saw no label."), "{card}");
+        assert_eq!(card.contains("pretrained on these too"), seen, "{data}:\n{card}");
+        fs::remove_dir_all(d.join("published")).unwrap();
+    }
+}

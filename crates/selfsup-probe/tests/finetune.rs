@@ -113,6 +113,11 @@ fn what_cannot_be_decoded_is_left_out_or_an_error() {
     assert!(run(short(), Some(6)).unwrap_err().to_string().contains("dark"));
     let error = run(FinetuneConfig { strict: true, ..short() }, None).unwrap_err().to_string();
     assert!(error.contains("train/dark/0.png"), "{error}");
+    // A fit by itself, too: all of its images are in its one batch of an epoch.
+    let settings = |strict| FinetuneConfig { strict, ..short() };
+    let error = finetune::fit(&encoder(), &train, 2, &settings(true), 0, &mut || ()).unwrap_err().to_string();
+    assert!(error.contains("train/dark/"), "{error}");
+    finetune::fit(&encoder(), &train, 2, &settings(false), 0, &mut || ()).unwrap();
     // One is too few.
     let one = train.subset(&[0, 1, 3]);
     let error = finetune::fit(&encoder(), &one, 2, &short(), 0, &mut || ()).unwrap_err().to_string();

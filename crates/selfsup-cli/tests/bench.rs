@@ -205,6 +205,38 @@ fn methods_are_compared_with_as_many_views_and_other_data() {
     assert_eq!(before.unwrap(), after.unwrap());
 }
 
+/// Columns are called by a folder's last name: rows that were measured on another folder of that name are measured again.
+#[test]
+fn other_images_of_the_same_name_are_not_those() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    colours(&d.join("colours"));
+    for (place, hues) in [("one/others", [[210, 40, 40], [40, 40, 210]]), ("two/others", [[120; 3]; 2])] {
+        for (class, hue) in ["a", "b"].into_iter().zip(hues) {
+            fs::create_dir_all(d.join(place).join(class)).unwrap();
+            for i in 0..24u8 {
+                let pixels = image::RgbImage::from_pixel(14, 12, image::Rgb(hue.map(|level| level ^ i)));
+                pixels.save(d.join(place).join(class).join(format!("{i:02}.png"))).unwrap();
+            }
+        }
+    }
+    for (place, again, told) in [
+        ("one/others", true, true),
+        ("./one/others/", false, true),
+        ("two/others", true, false),
+        ("two/others", false, false),
+    ] {
+        let (status, _, stderr) =
+            run(d, &methods("rotation", &["--epochs", "1", "--transfer", place, "--only", "pixels"]));
+        assert_eq!(status, 0, "{stderr}");
+        assert_eq!(stderr.contains("[1/1] pixels"), again, "{place}: {stderr}");
+        let json: Value =
+            serde_json::from_str(&fs::read_to_string(d.join("out/study.json")).unwrap()).unwrap();
+        let knn = json["outcomes"][0]["top1"]["knn@others"].as_f64().unwrap();
+        assert_eq!(knn > 0.95, told, "{place}: {knn}");
+    }
+}
+
 #[test]
 fn minutes_become_steps_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -267,6 +299,7 @@ fn methods_that_cannot_be_compared_are_said() {
         ),
         (study("heads", &["--transfer", "colours"]), "--transfer is for --methods"),
         (vec!["bench", "--out", "out"], "--study"),
+        (vec!["bench", "--methods", "simclr", "--data", "colours", "--out", "colours/red/00.png"], "00.png"),
     ] {
         let (status, _, stderr) = run(d, &args);
         assert_eq!(status, 2, "{args:?}: {stderr}");

@@ -5,6 +5,7 @@
 use super::column::{Column, Measure, Origin};
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
+use crate::destination;
 use crate::failure::{Failure, INTERRUPTED, Result};
 use anyhow::{Context, anyhow};
 use selfsup_train::{METHODS, PretrainConfig, metrics};
@@ -15,6 +16,8 @@ use toml::{Table, Value};
 
 /// Steps by which a method's speed is measured, the first of which are left out.
 const TIMED_STEPS: u64 = 40;
+/// What was measured of it, in the bench's folder.
+const RATES: &str = "rates.json";
 const CLAIM: &str = "What each method's features are worth, with the same encoder, images and budget.";
 
 /// How long each method trains.
@@ -96,12 +99,13 @@ pub struct Rates<'a> {
 impl<'a> Rates<'a> {
     /// Those of a folder.
     pub fn open(out: &'a Path) -> Result<Self> {
-        let path = out.join("rates.json");
+        let path = out.join(RATES);
         let known = match std::fs::read_to_string(&path) {
             Ok(text) => {
                 serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?
             }
-            Err(_) => BTreeMap::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(Failure::Usage(anyhow!("{}: {error}", path.display()))),
         };
         Ok(Self { out, known, failed: BTreeMap::new() })
     }
@@ -143,9 +147,8 @@ impl<'a> Rates<'a> {
         let rate =
             metrics::read(&run.join("metrics.jsonl"))?.last().map_or(1.0, |record| record.samples_per_s);
         self.known.insert(key, rate);
-        let path = self.out.join("rates.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&self.known)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let json = serde_json::to_string_pretty(&self.known)? + "\n";
+        destination::write(&self.out.join(RATES), |path| Ok(std::fs::write(path, json)?))?;
         Ok(rate)
     }
 }

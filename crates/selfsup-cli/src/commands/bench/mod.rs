@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use methods::{Budget, Rates};
 use report::Report;
-use row::Setting;
+use row::{Setting, Transfer};
 use selfsup_data::{OpenOptions, Source, open_labelled_parts};
 use selfsup_train::PretrainConfig;
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ pub fn run(args: BenchArgs) -> Result {
     let names = transfer_names(&args).or_usage()?;
     let mut transfer = Vec::new();
     for (name, source) in names.into_iter().zip(&args.transfer) {
-        transfer.push((name, Parts::from(open(source)?)));
+        transfer.push(Transfer { name, source: source.clone(), parts: Parts::from(open(source)?) });
     }
     // Every configuration is checked before the first row is run.
     let mut rates = Rates::open(&args.out)?;

@@ -4,8 +4,9 @@ use super::column::{Column, Top1};
 use super::plot;
 use super::row::Outcome;
 use super::study::{Place, Question};
+use crate::destination;
 use crate::table::render;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use selfsup_probe::protocol::mean_and_std;
 use serde_json::json;
 use std::path::Path;
@@ -121,8 +122,7 @@ impl Report {
     /// Writes `study.md`, `study.json` and `study.svg`.
     pub fn write(&self, out: &Path) -> Result<()> {
         let write = |name: &str, text: String| {
-            let path = out.join(name);
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+            destination::write(&out.join(name), |path| Ok(std::fs::write(path, text)?))
         };
         let document = json!({
             "study": self.question.name,

@@ -3,9 +3,11 @@
 use super::column::{self, Column, Origin, Top1};
 use super::study::{Row, Run};
 use crate::commands::probe::Parts;
+use crate::destination;
 use crate::failure::{Failure, INTERRUPTED, Result};
 use crate::frozen::ExtractArgs;
 use crate::progress::Progress;
+use crate::source::SourceName;
 use anyhow::{Context, anyhow, bail};
 use candle_core::{Device, Tensor};
 use selfsup_data::Source;
@@ -14,6 +16,7 @@ use selfsup_models::{Encoder, LoadOptions, Mode, Projector, load_file, weights};
 use selfsup_probe::{Features, FinetuneConfig, Frozen, finetune};
 use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +49,19 @@ pub struct Outcome {
     pub peak_bytes: Option<u64>,
     /// SHA-256 of the resolved configuration.
     pub config_sha256: String,
+    /// The transfer columns' images, by the columns' names for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub transfer: BTreeMap<String, String>,
+}
+
+/// Other data.
+pub struct Transfer {
+    /// In the columns' names.
+    pub name: String,
+    /// As the command names them.
+    pub source: String,
+    /// The labelled parts.
+    pub parts: Parts,
 }
 
 /// How rows are run.
@@ -58,8 +74,8 @@ pub struct Setting<'a> {
     pub layers: &'a [String],
     /// How features are computed.
     pub extract: &'a ExtractArgs,
-    /// Other data, by the names of the columns that are measured on them.
-    pub transfer: &'a [(String, Parts)],
+    /// Other data that columns are measured on.
+    pub transfer: &'a [Transfer],
     /// What is measured.
     pub columns: &'a [Column],
     /// Whether embeddings are measured too.
@@ -81,9 +97,14 @@ impl Setting<'_> {
             let why = "holds a row of other settings; give another --out, or delete its folder";
             return Err(Failure::Usage(anyhow!("{} {why}", path.display())));
         }
-        // A column that was not asked for then is measured now.
+        // A column that was not asked for then is measured now, and one of other images that were called the same again.
         let measured = self.columns.iter().all(|column| outcome.top1.contains_key(&column.key()));
-        Ok(measured.then_some(outcome))
+        let same = |then: &String, now: &str| SourceName::of(then).is_where(&SourceName::of(now));
+        let on_these = self
+            .transfer
+            .iter()
+            .all(|of| outcome.transfer.get(&of.name).is_none_or(|then| same(then, &of.source)));
+        Ok((measured && on_these).then_some(outcome))
     }
 
     /// Runs a row, from its checkpoint if there is one.
@@ -108,9 +129,9 @@ impl Setting<'_> {
         drop((train, test));
         top1.extend(column::of_weights(self.columns, frozen, self.data, config.workers, config.seed)?);
         top1.extend(self.behind_layers(row, config, frozen)?);
-        for (name, other) in self.transfer {
-            let (train, test) = other.features(frozen, self.extract, &format!("{}: {name}", row.name))?;
-            let (from, classes) = (Origin::Transfer(name.clone()), other.classes());
+        for Transfer { name, parts, .. } in self.transfer {
+            let (train, test) = parts.features(frozen, self.extract, &format!("{}: {name}", row.name))?;
+            let (from, classes) = (Origin::Transfer(name.clone()), parts.classes());
             top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
         }
         let Trained { views, seconds, peak_bytes, .. } = trained;
@@ -123,10 +144,10 @@ impl Setting<'_> {
             seconds,
             peak_bytes,
             config_sha256: config.sha256(),
+            transfer: self.transfer.iter().map(|of| (of.name.clone(), of.source.clone())).collect(),
         };
-        let path = folder.join("result.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&outcome)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let json = serde_json::to_string_pretty(&outcome)? + "\n";
+        destination::write(&folder.join("result.json"), |path| Ok(std::fs::write(path, json)?))?;
         Ok(outcome)
     }
 

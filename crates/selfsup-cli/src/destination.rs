@@ -6,8 +6,14 @@ use selfsup_train::RunFolder;
 use std::path::{Path, PathBuf};
 
 /// What a run cannot do without.
-const OF_A_RUN: &[&str] =
-    &["encoder.safetensors", "checkpoint.safetensors", "config.toml", "metrics.jsonl", "probes.json"];
+const OF_A_RUN: &[&str] = &[
+    "encoder.safetensors",
+    "checkpoint.safetensors",
+    "config.toml",
+    "permutations.txt",
+    "metrics.jsonl",
+    "probes.json",
+];
 
 /// Fails where a file cannot be written, or would replace one of `sources` or a part of a run.
 pub fn check(out: &Path, sources: &[PathBuf]) -> Result<()> {

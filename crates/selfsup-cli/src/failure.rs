@@ -15,6 +15,8 @@ pub enum Failure {
     Usage(anyhow::Error),
     /// Interrupted with a checkpoint: status 130; the text says how to go on.
     Interrupted(String),
+    /// Told already, with this status.
+    Told(u8),
 }
 
 /// A command's result.
@@ -30,6 +32,7 @@ impl Failure {
                 output::say(text);
                 ExitCode::from(INTERRUPTED as u8)
             }
+            Failure::Told(status) => ExitCode::from(status),
         }
     }
 }
@@ -46,6 +49,14 @@ fn print(error: &anyhow::Error, status: u8) -> ExitCode {
         }
     }
     ExitCode::from(status)
+}
+
+/// An error and its causes in one line, each told once.
+pub fn line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |said, cause| {
+        // A transparent wrapper repeats its cause word for word.
+        if said.contains(&cause) { said } else { format!("{said}: {cause}") }
+    })
 }
 
 /// Anything unforeseen is a failure of the work.

@@ -109,6 +109,18 @@ fn missing_empty_and_too_small_data_is_said() {
         ],
         &["batch_size is 8", "3 images"],
     );
+    // Nor does a plan pass that a run would not.
+    std::fs::create_dir(folder.path().join("gray")).unwrap();
+    for i in 0..3 {
+        image::GrayImage::new(20, 20).save(folder.path().join(format!("gray/{i}.png"))).unwrap();
+    }
+    let plan = ["pretrain", "colorization", "--data", "gray", "--image-size", "16", "--dry-run"];
+    let batch = |n| [&plan[..], &["--arch", "resnet10-mini", "--batch-size", n]].concat();
+    refused_in(folder.path(), &batch("8"), &["batch_size is 8", "3 images"]);
+    refused_in(folder.path(), &batch("2"), &["coloured images"]);
+    std::fs::write(folder.path().join("config.toml"), "").unwrap();
+    let there = [&plan[..], &["--arch", "resnet10-mini", "--batch-size", "2", "--out", "."]].concat();
+    refused_in(folder.path(), &there, &["already holds a run"]);
     assert!(!folder.path().join("runs").exists());
 }
 

@@ -65,6 +65,20 @@ fn a_study_ends_with_its_table_and_goes_on_where_it_was() {
     let (status, again, stderr) = run(d, &study("heads", &[]));
     assert_eq!(status, 0);
     assert!(stderr.contains("[1/1] mlp with seed 1"), "{stderr}");
+    // A damaged outcome is measured again; what its training took is not what measuring takes.
+    let path = d.join("out/rows/linear/seed-1/result.json");
+    let outcome: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let mut asked_less = outcome.clone();
+    asked_less["top1"].as_object_mut().unwrap().remove("knn");
+    asked_less["peak_bytes"] = 123_456_789_012_u64.into();
+    fs::write(&path, asked_less.to_string()).unwrap();
+    fs::write(d.join("out/rows/none/seed-1/result.json"), "{").unwrap();
+    let (status, _, stderr) = run(d, &study("heads", &[]));
+    assert_eq!(status, 0);
+    assert!(stderr.contains("result.json is damaged") && stderr.contains("[2/2]"), "{stderr}");
+    let after: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(after["peak_bytes"], asked_less["peak_bytes"]);
+    assert_eq!(after["top1"], outcome["top1"]);
     // The run was there, so that only its time is another.
     let accuracies =
         |table: &str| table.lines().map(|l| l.chars().take(60).collect::<String>()).collect::<Vec<_>>();
@@ -104,9 +118,14 @@ fn bad_input_is_said_before_anything_is_run() {
         assert!(stderr.contains(part), "{args:?}: {stderr}");
         assert!(!d.join("out").exists(), "{args:?}");
     }
-    let (status, plan, _) = run(d, &study("queue", &["--dry-run"]));
-    assert_eq!(status, 0);
-    assert!(plan.contains("# moco-v2-queue-16384") && !d.join("out").exists());
+    let (status, plan, stderr) = run(d, &study("augmentation", &["--dry-run"]));
+    assert_eq!(status, 0, "{stderr}");
+    assert!(plan.contains("# crop+flip\n") && !d.join("out").exists(), "{plan}");
+    let (status, plan, stderr) = run(d, &study("queue", &["--dry-run"]));
+    assert_eq!(status, 2, "{stderr}");
+    assert!(
+        plan.contains("# untrained\n") && stderr.contains("moco-v2-queue-16384 cannot be run: batch_size")
+    );
 }
 
 /// More images a step than there are: the row fails, the others go on, and the status says so.
@@ -119,7 +138,11 @@ fn a_failed_row_does_not_end_the_study() {
         run(d, &study("batch", &["--only", "simclr", "--only", "pixels", "--seeds", "1"]));
     assert_eq!(status, 1, "{stderr}");
     assert!(
-        stderr.contains("simclr-batch-64 with seed 0 failed") && stderr.contains("4 of the rows failed"),
+        stderr.contains("simclr-batch-64 with seed 0 failed") && stderr.ends_with("4 of the rows failed\n"),
+        "{stderr}"
+    );
+    assert!(
+        fs::read_to_string(d.join("out/study.md")).unwrap().contains("but there are 37 training images"),
         "{stderr}"
     );
     let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
@@ -299,6 +322,10 @@ fn methods_that_cannot_be_compared_are_said() {
         ),
         (study("heads", &["--transfer", "colours"]), "--transfer is for --methods"),
         (vec!["bench", "--out", "out"], "--study"),
+        (methods("rotation", &["--set", "steps=4"]), "--set steps has no effect here: --epochs"),
+        (methods("rotation", &["--set", "schedule.name=constant"]), "--set schedule has no effect"),
+        (study("heads", &["--set", "seed=3"]), "as many as --seeds"),
+        (methods("rotation", &["--set", "batch_size=500", "--dry-run"]), "rows that cannot be run"),
         (vec!["bench", "--methods", "simclr", "--data", "colours", "--out", "colours/red/00.png"], "00.png"),
     ] {
         let (status, _, stderr) = run(d, &args);

@@ -91,6 +91,11 @@ fn a_resume_keeps_what_decides_the_numbers() {
         .unwrap();
     assert_eq!(other.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&other.stderr).contains("`arch`"), "{other:?}");
+    for more in [&[][..], &["--dry-run"]] {
+        let (status, stderr) = pretrain(d, &[&["--resume", "a", "--steps", "1"][..], more].concat());
+        assert!(status == 2 && stderr.contains("has made 2 steps; of 1 in all"), "{stderr}");
+    }
+    assert!(fs::read_to_string(d.join("a/config.toml")).unwrap().contains("\nsteps = 2\n"));
     let (status, stderr) = pretrain(d, &["--resume", "nowhere"]);
     assert!(status == 2 && stderr.contains("no config.toml"), "{stderr}");
     assert_eq!(checkpoint, fs::read(d.join("a/checkpoint.safetensors")).unwrap());

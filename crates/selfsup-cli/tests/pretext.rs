@@ -154,3 +154,37 @@ fn permutations_are_printed() {
     fails(d, &[&plan[..], &["method.permutations=64"]].concat(), "12 orders");
     fails(d, &["permutations", "--count", "1"], "2 to 362880");
 }
+
+/// A run keeps the orders that it began with: neither the file that they came from nor the run's own place is needed to go on.
+#[test]
+fn a_run_keeps_its_orders() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    common::colours(&d.join("images"), ["a", "b"], 8, (32, 32));
+    assert_eq!(run(d, &["permutations", "--count", "12", "--out", "mine.txt"]).0, 0);
+    let orders = ["--set", "method.permutation_file=mine.txt", "--set", "method.permutations=12"];
+    common::pretrain_a_step(d, ["jigsaw", "images", "a"], &orders);
+    fs::rename(d.join("mine.txt"), d.join("copy.txt")).unwrap();
+    fs::create_dir(d.join("elsewhere")).unwrap();
+    fs::rename(d.join("a"), d.join("elsewhere/b")).unwrap();
+    let again = ["pretrain", "jigsaw", "--no-probe", "--quiet"];
+    for more in [
+        &["--resume", "elsewhere/b", "--steps", "2"][..],
+        &["--resume", "elsewhere/b", "--steps", "3", "--set", "method.permutation_file=copy.txt"],
+        &["--config", "elsewhere/b/config.toml", "--steps", "1", "--out", "c"],
+    ] {
+        let (status, _, stderr) = run(d, &[&again[..], more].concat());
+        assert_eq!(status, 0, "{more:?}: {stderr}");
+    }
+    let same = |a: &str, b: &str| fs::read(d.join(a)).unwrap() == fs::read(d.join(b)).unwrap();
+    assert!(same("copy.txt", "elsewhere/b/permutations.txt") && same("copy.txt", "c/permutations.txt"));
+    let show = ["show", "jigsaw", "--run", "elsewhere/b", "--out", "v.png"];
+    assert_eq!(run(d, &show).0, 0);
+    // Others are refused.
+    assert_eq!(run(d, &["permutations", "--count", "13", "--out", "more.txt"]).0, 0);
+    let text = fs::read_to_string(d.join("more.txt")).unwrap();
+    let other: String = text.lines().skip(1).map(|line| line.to_owned() + "\n").collect();
+    fs::write(d.join("other.txt"), other).unwrap();
+    let more = ["--resume", "elsewhere/b", "--set", "method.permutation_file=other.txt"];
+    fails(d, &[&again[..], &more].concat(), "not the file that the run began with");
+}

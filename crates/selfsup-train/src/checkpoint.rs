@@ -44,6 +44,11 @@ impl Images {
         let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Self { count: data.len(), sha256 }
     }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.count
+    }
 }
 
 /// Writes the state at a position. The old file stays until the new one is whole. Weights that are not finite
@@ -79,7 +84,7 @@ pub fn save(
         ("step", at.step.to_string()),
         ("samples", at.images.count.to_string()),
         ("samples_sha256", at.images.sha256.clone()),
-        ("config", config.to_toml()),
+        ("config", config.kept().0.to_toml()),
         ("config_sha256", config.sha256()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ] {

@@ -8,6 +8,7 @@ use selfsup_models::{Encoder, Preprocessing};
 use selfsup_optim::{OptimizerConfig, Schedule};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Everything that decides a run.
@@ -116,9 +117,18 @@ impl PretrainConfig {
         toml::to_string(self).expect("a configuration is a table of plain values")
     }
 
-    /// SHA-256 of [`PretrainConfig::to_toml`], in hexadecimal.
+    /// The same as the folder of a run keeps it: a file that it names is called as it is called there. And that file: where it lies now,
+    /// and its name there.
+    pub fn kept(&self) -> (Self, Option<(PathBuf, &'static str)>) {
+        let mut kept = self.clone();
+        let file = kept.method.file_mut().map(|(path, name)| (std::mem::replace(path, name.into()), name));
+        (kept, file)
+    }
+
+    /// SHA-256 of [`PretrainConfig::to_toml`], in hexadecimal; where a file lies does not change it.
     pub fn sha256(&self) -> String {
-        Sha256::digest(self.to_toml().as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+        let text = self.kept().0.to_toml();
+        Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// Checks every value; the error names the first wrong one.
@@ -138,7 +148,8 @@ impl PretrainConfig {
         }
         if self.batch_size < 2 {
             return Err(Error::Config(
-                "batch_size must be at least 2: a single image has no negatives".into(),
+                "batch_size must be at least 2: a single image has no negatives, and no statistics to be normalised by"
+                    .into(),
             ));
         }
         if self.seed > i64::MAX as u64 {
@@ -198,7 +209,8 @@ impl PretrainConfig {
             "checkpoint_every_steps",
             "keep_every_steps",
         ];
-        let (mut new, mut old) = (to_table(self), to_table(old));
+        // A file's hash tells whether it is the same.
+        let (mut new, mut old) = (to_table(&self.kept().0), to_table(&old.kept().0));
         for key in FREE {
             new.remove(*key);
             old.remove(*key);
@@ -210,6 +222,21 @@ impl PretrainConfig {
         }
         Err(Error::Config(format!("a resumed run keeps its settings, but {}", changed.join(", "))))
     }
+}
+
+/// A layer from a file; the path of a file that it names is from its own folder.
+pub fn read_settings(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let wrong = |e: toml::de::Error| Error::Config(format!("{}: {}", path.display(), e.message()));
+    let mut layer = text.parse::<Table>().map_err(wrong)?;
+    let method = layer.get_mut("method").and_then(Value::as_table_mut);
+    if let Some(Value::String(file)) = method.and_then(|method| method.get_mut("permutation_file")) {
+        let joined = path.parent().unwrap_or(Path::new("")).join(&*file);
+        *file = joined.into_os_string().into_string().map_err(|joined| {
+            Error::Config(format!("{}: the path of {joined:?} is not UTF-8", path.display()))
+        })?;
+    }
+    Ok(layer)
 }
 
 /// Parses `KEY=VALUE` with a dotted key into a layer. A value that is no TOML value is a string.

@@ -12,6 +12,9 @@ pub enum Error {
     /// A folder cannot take a new run.
     #[error("{folder} already holds a run; continue it with --resume {folder}, or choose another --out", folder = .0.display())]
     FolderTaken(PathBuf),
+    /// Another process trains the run of a folder.
+    #[error("the run in {folder} is in use: another process trains it", folder = .0.display())]
+    InUse(PathBuf),
     /// A folder has no run to go on with.
     #[error("{folder} holds no run: {why}", folder = folder.display())]
     NoRun {

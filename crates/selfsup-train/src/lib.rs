@@ -27,6 +27,7 @@
 //! | [`method`] | what a method is, and each method |
 //! | [`Trainer`] | the loop |
 //! | [`RunFolder`], `checkpoint` | the files of a run |
+//! | `run_lock` | one process at a time |
 //! | [`metrics`], `events` | `metrics.jsonl` and TensorBoard's files |
 
 #![forbid(unsafe_code)]
@@ -40,13 +41,15 @@ mod events;
 pub mod method;
 pub mod metrics;
 mod run_folder;
+mod run_lock;
 mod trainer;
 
 pub use checkpoint::load_model;
-pub use config::{Normalization, PretrainConfig, parse_setting};
+pub use config::{Normalization, PretrainConfig, parse_setting, read_settings};
 pub use device::device;
 pub use error::{Error, Result};
 pub use method::{METHODS, MethodConfig, MethodInfo};
 pub use run_folder::RunFolder;
+pub use run_lock::RunLock;
 pub use selfsup_models::nearest;
 pub use trainer::{Event, Outcome, Trainer};

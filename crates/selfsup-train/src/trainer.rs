@@ -4,6 +4,7 @@ use crate::checkpoint::{self, Images, Position};
 use crate::method::{Example, Method, Prepare, Progress, collate};
 use crate::metrics::{MetricsWriter, Record, now};
 use crate::run_folder::RunFolder;
+use crate::run_lock::RunLock;
 use crate::{Error, PretrainConfig, Result, device};
 use candle_core::DType;
 use image::RgbImage;
@@ -67,17 +68,21 @@ pub struct Trainer {
     optimizer: Box<dyn Optimizer>,
     params: Vec<Param>,
     step: u64,
+    _lock: RunLock,
 }
 
 impl Trainer {
     /// A new run in a folder that holds none. Everything is checked before the folder is touched.
     pub fn create(config: PretrainConfig, data: Arc<Dataset>, path: &Path) -> Result<Self> {
-        let (mut method, optimizer, params) = build(&config, data.len())?;
-        check_sizes(&config, &data)?;
-        method.measure(&data)?;
-        let folder = RunFolder::create(path, &config)?;
+        let (method, optimizer, params) = begin(&config, &data, path)?;
+        let (folder, lock) = RunFolder::create(path, &config)?;
         let images = Images::of(&data);
-        Ok(Self { config, folder, data, images, method, optimizer, params, step: 0 })
+        Ok(Self { config, folder, data, images, method, optimizer, params, step: 0, _lock: lock })
+    }
+
+    /// Checks what [`Trainer::create`] checks, and writes nothing.
+    pub fn check(config: &PretrainConfig, data: &Dataset, path: &Path) -> Result<()> {
+        begin(config, data, path).map(|_| ())
     }
 
     /// Goes on with the run of a folder from its checkpoint. `config` may differ from the run's own where
@@ -85,22 +90,28 @@ impl Trainer {
     pub fn resume(config: PretrainConfig, data: Arc<Dataset>, path: &Path) -> Result<Self> {
         let (folder, old) = RunFolder::open(path)?;
         config.check_resumable_from(&old)?;
-        let (mut method, mut optimizer, params) = build(&config, data.len())?;
+        let lock = RunLock::take(path)?;
         let images = Images::of(&data);
-        let step =
-            checkpoint::load(&folder.checkpoint(), &images, &config, method.as_mut(), optimizer.as_mut())?;
+        let ((method, optimizer, params), step) = take_up(&config, &images, &folder)?;
         folder.write_config(&config)?;
-        Ok(Self { config, folder, data, images, method, optimizer, params, step })
+        Ok(Self { config, folder, data, images, method, optimizer, params, step, _lock: lock })
+    }
+
+    /// Checks what [`Trainer::resume`] checks, but whether another process trains the run, and writes nothing.
+    pub fn check_resume(config: &PretrainConfig, data: &Dataset, path: &Path) -> Result<()> {
+        let (folder, old) = RunFolder::open(path)?;
+        config.check_resumable_from(&old)?;
+        take_up(config, &Images::of(data), &folder).map(|_| ())
     }
 
     /// Steps in an epoch: whole batches only.
     pub fn steps_per_epoch(&self) -> u64 {
-        (self.data.len() / self.config.batch_size) as u64
+        steps_per_epoch(&self.config, self.data.len())
     }
 
     /// Steps in all.
     pub fn total_steps(&self) -> u64 {
-        self.config.steps.unwrap_or(self.config.epochs * self.steps_per_epoch())
+        total_steps(&self.config, self.data.len())
     }
 
     /// Steps done.
@@ -252,6 +263,37 @@ impl Trainer {
         ]);
         Ok(self.method.encoder().save(&self.folder.encoder(), &metadata)?)
     }
+}
+
+fn steps_per_epoch(config: &PretrainConfig, samples: usize) -> u64 {
+    (samples / config.batch_size) as u64
+}
+
+fn total_steps(config: &PretrainConfig, samples: usize) -> u64 {
+    config.steps.unwrap_or(config.epochs * steps_per_epoch(config, samples))
+}
+
+/// What a new run begins with. Writes nothing.
+fn begin(config: &PretrainConfig, data: &Dataset, path: &Path) -> Result<Built> {
+    RunFolder::check_free(path)?;
+    let (mut method, optimizer, params) = build(config, data.len())?;
+    check_sizes(config, data)?;
+    method.measure(data)?;
+    Ok((method, optimizer, params))
+}
+
+/// What a run goes on with, and the steps that it has made. Writes nothing.
+fn take_up(config: &PretrainConfig, images: &Images, folder: &RunFolder) -> Result<(Built, u64)> {
+    let (mut method, mut optimizer, params) = build(config, images.count())?;
+    let step = checkpoint::load(&folder.checkpoint(), images, config, method.as_mut(), optimizer.as_mut())?;
+    let total = total_steps(config, images.count());
+    if total < step {
+        let folder = folder.path().display();
+        return Err(Error::Config(format!(
+            "the run in {folder} has made {step} steps; of {total} in all, as the settings have it now, none is left"
+        )));
+    }
+    Ok(((method, optimizer, params), step))
 }
 
 type Built = (Box<dyn Method>, Box<dyn Optimizer>, Vec<Param>);

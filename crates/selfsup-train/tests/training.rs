@@ -124,6 +124,9 @@ fn ends_with_the_same_bits(config: &PretrainConfig, data: &Arc<Dataset>) {
                 interrupted += 1;
                 assert_eq!(step, interrupted);
                 stop.store(false, Ordering::Relaxed);
+                let again = Trainer::resume(config.clone(), data.clone(), &cut);
+                assert!(matches!(again, Err(Error::InUse(_))), "two would write over each other");
+                drop(trainer);
                 trainer = Trainer::resume(config.clone(), data.clone(), &cut).unwrap();
             }
         }

@@ -1,7 +1,7 @@
 //! `selfsup pretrain`: resolve the configuration, train, probe.
 
 use crate::closing_table::ClosingTable;
-use crate::failure::{Failure, OrUsage, Result};
+use crate::failure::{self, Failure, OrUsage, Result};
 use crate::frozen;
 use crate::output;
 use crate::progress::Progress;
@@ -9,10 +9,12 @@ use crate::table::render;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use selfsup_data::{Dataset, OpenOptions, Part, Source};
-use selfsup_train::{Event, METHODS, Outcome, PretrainConfig, RunFolder, Trainer, nearest, parse_setting};
+use selfsup_train::{
+    Event, METHODS, Outcome, PretrainConfig, RunFolder, Trainer, nearest, parse_setting, read_settings,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
 
 /// `pretrain`
@@ -77,27 +79,48 @@ pub struct PretrainArgs {
     /// No progress on stderr
     #[arg(long)]
     pub quiet: bool,
+    /// For a program that starts this one: stops, as if interrupted, when stdin ends, and tells on stdout why it failed
+    #[arg(long, hide = true)]
+    pub child: bool,
 }
 
 /// Runs the command.
 pub fn run(args: PretrainArgs) -> Result {
+    let child = args.child;
+    let result = pretrain(args);
+    match &result {
+        Err(Failure::Work(error)) if child => tell(error, 1),
+        Err(Failure::Usage(error)) if child => tell(error, 2),
+        _ => result,
+    }
+}
+
+/// Tells who started the program, and nobody else.
+fn tell(error: &anyhow::Error, status: u8) -> Result {
+    output::print_line(failure::line(error))?;
+    Err(Failure::Told(status))
+}
+
+fn pretrain(args: PretrainArgs) -> Result {
     known_method(&args.method)?;
     let config = resolve(&args).or_usage()?;
     let data = open(&config).or_usage()?;
     describe(&config, &data, args.quiet);
+    let folder = || args.out.clone().unwrap_or_else(|| free_folder(&args.method));
     if args.dry_run {
+        match &args.resume {
+            Some(folder) => Trainer::check_resume(&config, &data, folder).or_usage()?,
+            None => Trainer::check(&config, &data, &folder()).or_usage()?,
+        }
         output::print(config.to_toml())?;
         return Ok(());
     }
     let mut trainer = match &args.resume {
         Some(folder) => Trainer::resume(config, data, folder).or_usage()?,
-        None => {
-            let folder = args.out.clone().unwrap_or_else(|| free_folder(&args.method));
-            Trainer::create(config, data, &folder).or_usage()?
-        }
+        None => Trainer::create(config, data, &folder()).or_usage()?,
     };
     warn_of_a_long_warm_up(&trainer);
-    train(&mut trainer, args.quiet)?;
+    train(&mut trainer, &args)?;
     if !args.no_probe {
         let config = trainer.config();
         let table = ClosingTable::measure(trainer.encoder(), config, &config.data, args.quiet)?;
@@ -123,9 +146,7 @@ pub fn known_method(name: &str) -> Result {
 pub fn layers(config: Option<&Path>, flags: Table, settings: &[String]) -> anyhow::Result<Vec<Table>> {
     let mut layers = Vec::new();
     if let Some(path) = config {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        layers.push(text.parse::<Table>().map_err(|e| anyhow!("{}: {}", path.display(), e.message()))?);
+        layers.push(read_settings(path)?);
     }
     layers.push(flags);
     for setting in settings {
@@ -220,12 +241,16 @@ fn free_folder(method: &str) -> PathBuf {
         .expect("numbers suffice")
 }
 
-fn train(trainer: &mut Trainer, quiet: bool) -> Result {
+fn train(trainer: &mut Trainer, args: &PretrainArgs) -> Result {
+    let quiet = args.quiet;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // A second one ends the program at once.
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;
+    }
+    if args.child {
+        stop_with_stdin(stop.clone());
     }
     let folder = trainer.folder().path().to_owned();
     let method = trainer.config().method.name();
@@ -244,9 +269,11 @@ fn train(trainer: &mut Trainer, quiet: bool) -> Result {
     match outcome? {
         Outcome::Interrupted { step } => {
             let folder = folder.display();
-            Err(Failure::Interrupted(format!(
-                "interrupted after step {step} of {total}; go on with: selfsup pretrain {method} --resume {folder}"
-            )))
+            let go_on = match args.child {
+                true => String::new(),
+                false => format!("; go on with: selfsup pretrain {method} --resume {folder}"),
+            };
+            Err(Failure::Interrupted(format!("interrupted after step {step} of {total}{go_on}")))
         }
         Outcome::Finished => {
             if !quiet {
@@ -255,4 +282,13 @@ fn train(trainer: &mut Trainer, quiet: bool) -> Result {
             Ok(())
         }
     }
+}
+
+/// What started this program holds the other end for as long as it lives.
+fn stop_with_stdin(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        // An error ends it as well.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        stop.store(true, Ordering::Relaxed);
+    });
 }

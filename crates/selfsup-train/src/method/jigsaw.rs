@@ -37,6 +37,8 @@ pub(super) const INFO: MethodInfo = MethodInfo {
 const NAMES: [&str; TILES] =
     ["tile 1", "tile 2", "tile 3", "tile 4", "tile 5", "tile 6", "tile 7", "tile 8", "tile 9"];
 const GRID: u32 = 3;
+/// What a file of orders is called in the folder of a run.
+pub(super) const KEPT_AS: &str = "permutations.txt";
 /// 9!, of all orders.
 const ALL_ORDERS: usize = 362_880;
 /// Added to a tile's standard deviation, in levels.
@@ -49,6 +51,7 @@ pub struct JigsawConfig {
     /// Orders that are told apart: 64 to 1000 in the paper.
     pub permutations: usize,
     /// A file of that many orders in place of the built-in ones: nine numbers 0…8 a line, as `selfsup permutations` prints them.
+    /// A run keeps a copy in its folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permutation_file: Option<PathBuf>,
     /// SHA-256 of that file in hexadecimal, filled in: a run is not taken up with other orders than it began with.

@@ -42,6 +42,7 @@ use selfsup_models::params::Params;
 use selfsup_models::{Colors, Encoder, Network};
 use selfsup_optim::Optimizer;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is made of one image.
@@ -269,6 +270,14 @@ impl MethodConfig {
     /// The name, as on the command line.
     pub fn name(&self) -> &'static str {
         self.parts().0.name
+    }
+
+    /// The place of a file that the settings name, if they name one, and what the folder of a run keeps that file as.
+    pub(crate) fn file_mut(&mut self) -> Option<(&mut PathBuf, &'static str)> {
+        match self {
+            MethodConfig::Jigsaw(config) => Some((config.permutation_file.as_mut()?, jigsaw::KEPT_AS)),
+            _ => None,
+        }
     }
 
     /// Fills in what follows from files, so that the resolved configuration says it.

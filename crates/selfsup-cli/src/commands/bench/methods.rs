@@ -2,16 +2,17 @@
 //!
 //! Beside them stand the pixels, the untrained encoder, and one that was trained on the labels.
 
+use super::child::{self, Interrupts};
 use super::column::{Column, Measure, Origin};
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
 use crate::destination;
-use crate::failure::{Failure, INTERRUPTED, Result};
+use crate::failure::{Failure, Result};
 use anyhow::{Context, anyhow};
 use selfsup_train::{METHODS, PretrainConfig, metrics};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use toml::{Table, Value};
 
 /// Steps by which a method's speed is measured, the first of which are left out.
@@ -94,11 +95,12 @@ pub struct Rates<'a> {
     known: BTreeMap<String, f64>,
     /// What could not be measured, which is not tried again for the next seed.
     failed: BTreeMap<String, String>,
+    interrupts: &'a Interrupts,
 }
 
 impl<'a> Rates<'a> {
     /// Those of a folder.
-    pub fn open(out: &'a Path) -> Result<Self> {
+    pub fn open(out: &'a Path, interrupts: &'a Interrupts) -> Result<Self> {
         let path = out.join(RATES);
         let known = match std::fs::read_to_string(&path) {
             Ok(text) => {
@@ -107,7 +109,7 @@ impl<'a> Rates<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(Failure::Usage(anyhow!("{}: {error}", path.display()))),
         };
-        Ok(Self { out, known, failed: BTreeMap::new() })
+        Ok(Self { out, known, failed: BTreeMap::new(), interrupts })
     }
 
     fn images_per_s(&mut self, config: &PretrainConfig) -> Result<f64> {
@@ -126,23 +128,17 @@ impl<'a> Rates<'a> {
             PretrainConfig { steps: Some(TIMED_STEPS), log_every_steps: TIMED_STEPS / 2, ..config.clone() };
         let (settings, run) = (folder.path().join("settings.toml"), folder.path().join("run"));
         std::fs::write(&settings, short.to_toml()).context("cannot write the settings")?;
-        let status = Command::new(std::env::current_exe().context("cannot find the program itself")?)
-            .args(["pretrain", config.method.name(), "--no-probe", "--quiet"])
-            .arg("--config")
-            .arg(&settings)
-            .arg("--out")
-            .arg(&run)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status()
-            .context("cannot start the training")?;
-        if status.code() == Some(INTERRUPTED) {
-            return Err(Failure::Interrupted("interrupted while the methods' speed was measured".into()));
-        }
-        if !status.success() {
-            let why = format!("{} could not be timed: it ended with {status}", config.method.name());
-            self.failed.insert(key, why.clone());
-            return Err(anyhow!("{why}").into());
+        let arguments = |command: &mut Command| {
+            command.arg("--quiet").arg("--config").arg(&settings).arg("--out").arg(&run);
+        };
+        match child::pretrain(config.method.name(), arguments, self.interrupts) {
+            Ok(_) => {}
+            Err(Failure::Work(error)) => {
+                let why = format!("{} could not be timed: {error:#}", config.method.name());
+                self.failed.insert(key, why.clone());
+                return Err(anyhow!("{why}").into());
+            }
+            Err(other) => return Err(other),
         }
         let rate =
             metrics::read(&run.join("metrics.jsonl"))?.last().map_or(1.0, |record| record.samples_per_s);

@@ -1,5 +1,6 @@
 //! `selfsup bench`: many runs under one protocol, row by row, and their table.
 
+mod child;
 mod column;
 mod methods;
 mod plot;
@@ -9,10 +10,11 @@ pub mod study;
 
 use crate::commands::pretrain::layers;
 use crate::commands::probe::Parts;
-use crate::failure::{Failure, OrUsage, Result};
+use crate::failure::{self, Failure, OrUsage, Result};
 use crate::frozen::ExtractArgs;
 use crate::output;
 use anyhow::{Context, anyhow};
+use child::Interrupts;
 use clap::Args;
 use methods::{Budget, Rates};
 use report::Report;
@@ -86,6 +88,7 @@ const DEFAULT_PASSES: u64 = 4;
 
 /// Runs the command.
 pub fn run(args: BenchArgs) -> Result {
+    check_settings(&args).or_usage()?;
     let mut question = ask(&args)?;
     question.rows.retain(|row| args.only.is_empty() || args.only.iter().any(|name| row.name.contains(name)));
     if question.rows.is_empty() {
@@ -99,15 +102,16 @@ pub fn run(args: BenchArgs) -> Result {
         transfer.push(Transfer { name, source: source.clone(), parts: Parts::from(open(source)?) });
     }
     // Every configuration is checked before the first row is run.
-    let mut rates = Rates::open(&args.out)?;
+    let interrupts = Interrupts::watch()?;
+    let mut rates = Rates::open(&args.out, &interrupts)?;
     let mut plan = Vec::new();
-    let mut untimed = Vec::new();
+    let mut impossible = Vec::new();
     for seed in 0..args.seeds {
         for row in &question.rows {
             match config(&args, row, seed, &data, &mut rates) {
                 Ok(config) => plan.push((row.clone(), config)),
-                // Its speed could not be measured, which is this row's failure alone.
-                Err(Failure::Work(error)) => untimed.push((row.name.clone(), seed, error)),
+                // Too few images for its batch, or its speed could not be measured: this row's failure alone.
+                Err(Failure::Work(error)) => impossible.push((row.name.clone(), seed, error)),
                 Err(error) => return Err(error),
             }
         }
@@ -123,7 +127,13 @@ pub fn run(args: BenchArgs) -> Result {
         for (row, config) in plan.iter().filter(|(_, config)| config.seed == 0) {
             output::print_line(format!("# {}\n{}", row.name, config.to_toml()))?;
         }
-        return Ok(());
+        for (row, _, why) in impossible.iter().filter(|(_, seed, _)| *seed == 0) {
+            output::say(format_args!("{row} cannot be run: {}", failure::line(why)));
+        }
+        return match impossible.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Usage(anyhow!("there are rows that cannot be run"))),
+        };
     }
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))
@@ -138,9 +148,11 @@ pub fn run(args: BenchArgs) -> Result {
         transfer: &transfer,
         columns: &columns,
         embeddings: question.embeddings,
+        interrupts: &interrupts,
     };
     let mut report = Report::new(question, &args.data);
-    for (name, seed, error) in untimed {
+    let hopeless = impossible.len();
+    for (name, seed, error) in impossible {
         failed(&mut report, &name, seed, &error);
     }
     let mut left = Vec::new();
@@ -155,10 +167,10 @@ pub fn run(args: BenchArgs) -> Result {
         output::say(format_args!("[{}/{total}] {} with seed {}", i + 1, row.name, config.seed));
         match setting.run(&row, &config) {
             Ok(outcome) => report.add(outcome),
-            Err(Failure::Interrupted(text)) => return Err(Failure::Interrupted(text)),
             Err(Failure::Work(error) | Failure::Usage(error)) => {
                 failed(&mut report, &row.name, config.seed, &error);
             }
+            Err(ended) => return Err(ended),
         }
         report.write(&args.out)?;
     }
@@ -166,13 +178,15 @@ pub fn run(args: BenchArgs) -> Result {
     output::print(report.table())?;
     match report.failures() {
         0 => Ok(()),
+        n if n == hopeless => Err(anyhow!("{n} of the rows failed").into()),
         n => Err(anyhow!("{n} of the rows failed; the same command tries them again").into()),
     }
 }
 
 fn failed(report: &mut Report, row: &str, seed: u64, error: &anyhow::Error) {
-    output::say(format_args!("{row} with seed {seed} failed: {error:#}"));
-    report.fail(row, seed, format!("{error:#}"));
+    let why = failure::line(error);
+    output::say(format_args!("{row} with seed {seed} failed: {why}"));
+    report.fail(row, seed, why);
 }
 
 fn ask(args: &BenchArgs) -> Result<Question> {
@@ -213,6 +227,26 @@ fn transfer_names(args: &BenchArgs) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// What the protocol decides for all rows cannot be set for one.
+fn check_settings(args: &BenchArgs) -> anyhow::Result<()> {
+    let methods: &[_] = match args.study {
+        Some(_) => &[],
+        None => &[
+            ("steps", "--epochs or --budget-minutes says how long"),
+            ("epochs", "--epochs or --budget-minutes says how long"),
+            ("schedule", "every method's learning rate goes along a cosine"),
+        ],
+    };
+    for setting in &args.settings {
+        let key = setting.split(['=', '.']).next().unwrap_or_default().trim();
+        let known = methods.iter().chain(&[("seed", "the rows have seeds 0, 1, …, as many as --seeds")]);
+        if let Some((_, why)) = known.into_iter().find(|(own, _)| *own == key) {
+            return Err(anyhow!("--set {key} has no effect here: {why}"));
+        }
+    }
+    Ok(())
+}
+
 /// A row's resolved configuration.
 fn config(
     args: &BenchArgs,
@@ -231,6 +265,11 @@ fn config(
         settings.insert("arch".into(), resolve(args, "simclr", &Table::new()).or_usage()?.arch.into());
     }
     let config = resolve(args, method, &settings).or_usage()?;
+    let (images, batch) = (data.train().len(), config.batch_size);
+    if matches!(row.run, Run::Train { .. }) && batch > images {
+        let why = "a batch takes each image once: give a smaller --set batch_size";
+        return Err(anyhow!("batch_size is {batch}, but there are {images} training images; {why}").into());
+    }
     if args.study.is_some() {
         return Ok(config);
     }
@@ -238,7 +277,6 @@ fn config(
         Some(minutes) => Budget::Minutes(minutes),
         None => Budget::Passes(args.epochs.unwrap_or(DEFAULT_PASSES)),
     };
-    let images = data.train().len();
     let steps = methods::steps(budget, &config, images, rates)?;
     settings.insert("steps".into(), i64::try_from(steps).context("too many steps").or_usage()?.into());
     settings.extend(methods::schedule(steps as f64 * config.batch_size as f64 / images as f64));

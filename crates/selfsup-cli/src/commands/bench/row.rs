@@ -1,11 +1,13 @@
 //! A row of a study: a pretraining in a process of its own, then probes. What is done is not done again.
 
+use super::child::{self, Interrupts};
 use super::column::{self, Column, Origin, Top1};
 use super::study::{Row, Run};
 use crate::commands::probe::Parts;
 use crate::destination;
-use crate::failure::{Failure, INTERRUPTED, Result};
+use crate::failure::{Failure, Result};
 use crate::frozen::ExtractArgs;
+use crate::output;
 use crate::progress::Progress;
 use crate::source::SourceName;
 use anyhow::{Context, anyhow, bail};
@@ -18,11 +20,9 @@ use selfsup_train::{MethodConfig, PretrainConfig, RunFolder, metrics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-/// Between two looks at a child's memory.
-const LOOK: Duration = Duration::from_millis(20);
 /// Training on labels: the usual recipe of small images, 128 a step, SGD at 0.1, decay 5e-4.
 const SUPERVISED_BATCH: usize = 128;
 const SUPERVISED_LR: f64 = 0.1;
@@ -80,19 +80,15 @@ pub struct Setting<'a> {
     pub columns: &'a [Column],
     /// Whether embeddings are measured too.
     pub embeddings: bool,
+    /// What ends a training before its time.
+    pub interrupts: &'a Interrupts,
 }
 
 impl Setting<'_> {
     /// The outcome of a row that is done already, with these settings.
     pub fn done(&self, row: &Row, config: &PretrainConfig) -> Result<Option<Outcome>> {
-        let path = self.folder(row, config.seed).join("result.json");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(anyhow!("{}: {error}", path.display()).into()),
-        };
-        let outcome: Outcome =
-            serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let path = self.result(row, config.seed);
+        let Some(outcome) = kept(&path)? else { return Ok(None) };
         if outcome.config_sha256 != config.sha256() {
             let why = "holds a row of other settings; give another --out, or delete its folder";
             return Err(Failure::Usage(anyhow!("{} {why}", path.display())));
@@ -134,7 +130,10 @@ impl Setting<'_> {
             let (from, classes) = (Origin::Transfer(name.clone()), parts.classes());
             top1.extend(column::of_features(self.columns, &from, &train, &test, classes, config.seed)?);
         }
-        let Trained { views, seconds, peak_bytes, .. } = trained;
+        let Trained { views, seconds, mut peak_bytes, .. } = trained;
+        // A run that is only measured again takes less memory than it took.
+        let path = self.result(row, config.seed);
+        peak_bytes = peak_bytes.max(kept(&path)?.and_then(|before| before.peak_bytes));
         let outcome = Outcome {
             row: row.name.clone(),
             seed: config.seed,
@@ -147,7 +146,7 @@ impl Setting<'_> {
             transfer: self.transfer.iter().map(|of| (of.name.clone(), of.source.clone())).collect(),
         };
         let json = serde_json::to_string_pretty(&outcome)? + "\n";
-        destination::write(&folder.join("result.json"), |path| Ok(std::fs::write(path, json)?))?;
+        destination::write(&path, |path| Ok(std::fs::write(path, json)?))?;
         Ok(outcome)
     }
 
@@ -172,6 +171,10 @@ impl Setting<'_> {
         self.out.join("rows").join(&row.name).join(format!("seed-{seed}"))
     }
 
+    fn result(&self, row: &Row, seed: u64) -> PathBuf {
+        self.folder(row, seed).join("result.json")
+    }
+
     /// The row's encoder, trained if it is to be.
     fn trained(&self, row: &Row, config: &PretrainConfig, folder: &Path) -> Result<Trained> {
         let untrained = |frozen| Trained { frozen, run: None, views: 0, seconds: 0.0, peak_bytes: None };
@@ -182,7 +185,7 @@ impl Setting<'_> {
             Run::Supervised => self.supervised(config, folder, &device),
             Run::Train { method, .. } => {
                 let run = folder.join("run");
-                let peak_bytes = train(method, config, folder, &run, self.extract.quiet)?;
+                let peak_bytes = train(method, config, folder, &run, self.extract.quiet, self.interrupts)?;
                 let encoder = Encoder::load(&run.join("encoder.safetensors"), &device)?;
                 let records = metrics::read(&run.join("metrics.jsonl"))?;
                 let steps = records.last().map_or(0, |record| record.step);
@@ -190,7 +193,7 @@ impl Setting<'_> {
                 let mut before = 0;
                 let mut seconds = 0.0;
                 for record in &records {
-                    let images = (record.step - before) * config.batch_size as u64;
+                    let images = record.step.saturating_sub(before) * config.batch_size as u64;
                     seconds += images as f64 / record.samples_per_s;
                     before = record.step;
                 }
@@ -250,6 +253,22 @@ impl Setting<'_> {
     }
 }
 
+/// A row's outcome, if there is one; one that is damaged is as good as none.
+fn kept(path: &Path) -> Result<Option<Outcome>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(anyhow!("{}: {error}", path.display()).into()),
+    };
+    match serde_json::from_str(&text) {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(error) => {
+            output::say(format_args!("{} is damaged ({error}); measured again", path.display()));
+            Ok(None)
+        }
+    }
+}
+
 /// An encoder, and what its training took.
 struct Trained {
     frozen: Frozen,
@@ -267,46 +286,26 @@ fn train(
     folder: &Path,
     run: &Path,
     quiet: bool,
+    interrupts: &Interrupts,
 ) -> Result<Option<u64>> {
     let settings = folder.join("settings.toml");
     std::fs::write(&settings, config.to_toml())
         .with_context(|| format!("cannot write {}", settings.display()))?;
-    let mut command = Command::new(std::env::current_exe().context("cannot find the program itself")?);
-    command.args(["pretrain", method, "--no-probe"]).stdin(Stdio::null()).stdout(Stdio::null());
-    if run.join("checkpoint.safetensors").exists() {
-        command.arg("--resume").arg(run);
-    } else {
-        if run.exists() {
-            std::fs::remove_dir_all(run).with_context(|| format!("cannot clear {}", run.display()))?;
-        }
-        command.arg("--config").arg(&settings).arg("--out").arg(run);
+    child::wait_until_free(run)?;
+    let begun = run.join("checkpoint.safetensors").exists();
+    if !begun && run.exists() {
+        std::fs::remove_dir_all(run).with_context(|| format!("cannot clear {}", run.display()))?;
     }
-    if quiet {
-        command.arg("--quiet");
-    }
-    let mut child = command.spawn().context("cannot start the training")?;
-    let mut peak = None;
-    let status = loop {
-        peak = peak_bytes(&child).or(peak);
-        if let Some(status) = child.try_wait()? {
-            break status;
+    let arguments = |command: &mut Command| {
+        match begun {
+            true => command.arg("--resume").arg(run),
+            false => command.arg("--config").arg(&settings).arg("--out").arg(run),
+        };
+        if quiet {
+            command.arg("--quiet");
         }
-        std::thread::sleep(LOOK);
     };
-    match status.code() {
-        Some(0) => Ok(peak),
-        Some(INTERRUPTED) => {
-            Err(Failure::Interrupted("interrupted; the same command goes on from there".into()))
-        }
-        _ => Err(anyhow!("the training ended with {status}").into()),
-    }
-}
-
-/// VmHWM of a process, which only grows: Linux alone says it.
-fn peak_bytes(child: &Child) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    child::pretrain(method, arguments, interrupts)
 }
 
 /// A run's projector.

@@ -5,12 +5,8 @@ use crate::closing_table::ClosingTable;
 use crate::source::SourceName;
 use selfsup_models::publish::Library;
 use selfsup_models::{Encoder, Network};
-use selfsup_train::{METHODS, MethodConfig, PretrainConfig, metrics};
+use selfsup_train::{METHODS, PretrainConfig, metrics};
 use std::fmt::Write;
-use std::path::Path;
-
-/// What a file of orders is called where it is published.
-pub const ORDERS: &str = "permutations.txt";
 
 /// What a card is made of.
 pub struct Card<'a> {
@@ -50,21 +46,7 @@ impl Card<'_> {
 
     /// The run's settings, without where on a machine its files lay: a file of orders is published beside them.
     pub fn settings(&self) -> String {
-        let mut config = PretrainConfig { data: source(&self.config.data), ..self.config.clone() };
-        if let MethodConfig::Jigsaw(method) = &mut config.method
-            && method.permutation_file.is_some()
-        {
-            method.permutation_file = Some(ORDERS.into());
-        }
-        config.to_toml()
-    }
-
-    /// The run's own file of a jigsaw's orders.
-    pub fn orders(&self) -> Option<&Path> {
-        match &self.config.method {
-            MethodConfig::Jigsaw(method) => method.permutation_file.as_deref(),
-            _ => None,
-        }
+        PretrainConfig { data: source(&self.config.data), ..self.config.kept().0 }.to_toml()
     }
 
     fn front(&self) -> String {

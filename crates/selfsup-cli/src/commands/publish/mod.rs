@@ -108,11 +108,10 @@ pub fn run(args: PublishArgs) -> Result {
         write("modeling_selfsup.py", code)?;
     }
     write("training.toml", &card.settings())?;
-    if let Some(orders) = card.orders() {
-        let text = std::fs::read_to_string(orders).with_context(|| {
-            format!("cannot read {}, the run's orders, which belong to what is published", orders.display())
-        })?;
-        write(card::ORDERS, &text)?;
+    if let Some((file, name)) = config.kept().1 {
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}, which belongs to what is published", file.display()))?;
+        write(name, &text)?;
     }
     write("README.md", &card.text())?;
     place(folder, &args.out)?;

@@ -222,7 +222,7 @@ fn inpainting(kind: Kind, data: &str, image_size: Option<usize>) -> PretrainConf
     let photographs = kind == Kind::Photographs;
     let config = InpaintingConfig {
         hole: Hole::Center,
-        overlap: side / 32,
+        overlap: side.div_ceil(32),
         overlap_weight: 10.0,
         adversarial: 1e-3,
         discriminator_lr_scale: 0.1,

@@ -35,7 +35,7 @@ fn a_neighbour_lies_on_the_side_that_the_answer_says() {
     ];
     let prepare = prepare("relative-patch", &settings);
     let mut seen = [0; 8];
-    let mut places = std::collections::BTreeSet::new();
+    let mut places = vec![std::collections::BTreeSet::new(); 12];
     for sample in 0..8000 {
         let Example { views, targets } = example(prepare.as_ref(), &map(), sample);
         let corner = |patch: &RgbImage| [0, 1].map(|c| i32::from(patch.get_pixel(0, 0)[c]));
@@ -52,12 +52,35 @@ fn a_neighbour_lies_on_the_side_that_the_answer_says() {
         let class = if place > 4 { place - 1 } else { place };
         assert_eq!(targets, [class as u32], "{step:?}");
         seen[class as usize] += 1;
-        places.insert((targets[0], first));
+        for (patch, corner) in [first, second].into_iter().enumerate() {
+            for axis in 0..2 {
+                places[6 * patch + 3 * axis + (side[axis] + 1) as usize].insert(corner[axis]);
+            }
+        }
     }
     // 1000 each on average, with a deviation of 30.
     assert!(seen.iter().all(|&n| (860..1140).contains(&n)), "{seen:?}");
-    // The first patch's place says nothing: each answer comes with each of its 5×5 places.
-    assert_eq!(places.len(), 8 * 25, "{places:?}");
+    // The pair lies anywhere: along an axis either patch of two side by side has the places that leave room for the other, and all of
+    // them beside one another.
+    for (i, places) in places.iter().enumerate() {
+        let wanted = match (i < 6, i % 3) {
+            (_, 1) => 0..=24,
+            (true, 0) | (false, 2) => 10..=24,
+            _ => 0..=14,
+        };
+        assert!(wanted.clone().eq(places.iter().copied()), "{i}: {places:?}, not {wanted:?}");
+    }
+}
+
+/// Of any size that a pair fits in, the defaults have a gap that jitter does not close.
+#[test]
+fn default_patches_do_not_touch() {
+    for side in 22..=256 {
+        let config = resolve("relative-patch", &[&format!("image_size={side}")]).unwrap();
+        let MethodConfig::RelativePatch(c) = config.method else { panic!("another method") };
+        assert!(c.gap > 2 * c.jitter && (2 * c.gap).abs_diff(c.patch) <= 1, "{side}: {c:?}");
+    }
+    assert!(resolve("relative-patch", &["image_size=21"]).unwrap_err().contains("image_size is 21"));
 }
 
 #[test]
@@ -151,7 +174,8 @@ fn settings_that_do_not_fit_are_errors_that_say_so() {
         let error = resolve(method, &[setting]).expect_err(setting);
         assert!(error.contains(part), "{method} {setting}: {error}");
     };
-    fails("relative-patch", "method.patch=12", "image_size is 32");
+    fails("relative-patch", "method.patch=14", "image_size is 32");
+    fails("relative-patch", "method.gap=1", "twice method.jitter");
     fails("relative-patch", "method.patch=3", "at least 4");
     fails("relative-patch", "method.downsample_p=1.5", "in 0…1");
     fails("relative-patch", "method.downsample_least=9", "1 to 8");

@@ -5,8 +5,11 @@ mod common;
 use candle_core::{Device, Tensor};
 use common::{SIDE, WHOLE, example, map, noise, resolve};
 use image::{Rgb, RgbImage};
-use selfsup_train::PretrainConfig;
-use selfsup_train::method::Progress;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use selfsup_train::method::{Colorization, Progress};
+use selfsup_train::{MethodConfig, PretrainConfig};
 
 /// A step of a fresh model on two images: the features, and what it would log.
 fn stepped(
@@ -78,6 +81,66 @@ fn colorization_sees_lightness_alone() {
         selfsup_models::Colors::Lightness
     );
     assert_eq!(resolve("rotation", &[]).unwrap().preprocessing().colors, selfsup_models::Colors::Rgb);
+}
+
+fn colorization(settings: &[&str]) -> Colorization {
+    let config = resolve("colorization", settings).unwrap();
+    let MethodConfig::Colorization(method) = &config.method else { panic!("another method") };
+    Colorization::new(method, config.encoder(&Device::Cpu).unwrap(), 3).unwrap()
+}
+
+/// What is left of a wide image is coloured as it was, wherever the image ends: also at a side that is no multiple of the stride.
+#[test]
+fn colours_do_not_move_with_an_images_end() {
+    let model = colorization(&["method.temperature=0.001"]);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let levels: Vec<u8> = (0..64 * 8).map(|_| rng.random()).collect();
+    let wide = RgbImage::from_fn(256, 32, |x, y| Rgb([levels[(y / 4 * 64 + x / 4) as usize]; 3]));
+    let coloured = |width: u32| {
+        let cut = image::imageops::crop_imm(&wide, 0, 0, width, 32).to_image();
+        model.colorize_whole(&cut).unwrap()
+    };
+    let whole = coloured(256);
+    for width in [201, 202, 207] {
+        let cut = coloured(width);
+        // Far from the end, where nothing of it is seen.
+        let places = (0..100).flat_map(|x| (0..32).map(move |y| (x, y)));
+        let off = places.filter(|&(x, y)| cut.get_pixel(x, y) != whole.get_pixel(x, y)).count();
+        assert!(off <= 32, "{width}: {off} of 3200 pixels");
+    }
+    // The colours are not one for all.
+    let hues: std::collections::HashSet<_> =
+        whole.pixels().map(|p| i32::from(p[0]) - i32::from(p[2])).collect();
+    assert!(hues.len() > 50, "{}", hues.len());
+}
+
+/// An image that is coloured band by band is coloured as at once: an enlarged one as a small one that is enlarged, each pixel with its own
+/// lightness. And an image may be very long.
+#[test]
+fn large_and_long_images_are_coloured() {
+    let model = colorization(&[]);
+    let waves = |side: u32| {
+        RgbImage::from_fn(side, side, |x, y| {
+            let [x, y] = [x, y].map(|at| (f64::from(at) + 0.5) / f64::from(side));
+            Rgb([(128.0 + 60.0 * (9.0 * x).sin() + 60.0 * (7.0 * y).cos()) as u8; 3])
+        })
+    };
+    let (small, large) = (waves(32), waves(1504));
+    let (a, b) = (model.colorize_whole(&small).unwrap(), model.colorize_whole(&large).unwrap());
+    assert_eq!(b.dimensions(), (1504, 1504));
+    let off: u32 = (0..32)
+        .flat_map(|x| (0..32).map(move |y| (x, y)))
+        .map(|(x, y)| {
+            let (a, b) = (a.get_pixel(x, y), b.get_pixel(47 * x + 23, 47 * y + 23));
+            (0..3).map(|c| u32::from(a[c].abs_diff(b[c]))).max().unwrap()
+        })
+        .max()
+        .unwrap();
+    assert!(off <= 3, "{off} levels");
+    for (width, height) in [(20_000, 8), (1, 3000)] {
+        let long = RgbImage::from_fn(width, height, |x, y| Rgb([(x + y) as u8; 3]));
+        assert_eq!(model.colorize_whole(&long).unwrap().dimensions(), (width, height));
+    }
 }
 
 #[test]

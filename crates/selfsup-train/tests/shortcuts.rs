@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{Device, Tensor};
-use common::{SIDE, WHOLE, example, noise, prepare, resolve};
+use common::{SIDE, WHOLE, example, map, noise, prepare, resolve};
 use image::{Rgb, RgbImage};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -243,4 +243,68 @@ fn places_told(prepare: &dyn Prepare, seed: u64) -> f64 {
     let n = shares[0].len() / 4;
     assert_chance(linear_rule(&shares[1], 9), 9, n, "shading");
     linear_rule(&shares[0], 9)
+}
+
+/// As a tile's, a patch's: neither the levels of a shading tell a side, nor their contrast.
+#[test]
+fn shading_does_not_tell_a_side() {
+    let prepare = prepare("relative-patch", &[WHOLE, "method.color=none", "method.downsample_p=0.0"]);
+    let told = (0..SEEDS).map(|seed| sides_told(prepare.as_ref(), seed)).collect::<Vec<_>>();
+    assert_taken(&told, 0.5, "a shading that is left");
+}
+
+/// Asserts chance of a seed's images; the share of the sides that the shading tells where it is left.
+fn sides_told(prepare: &dyn Prepare, seed: u64) -> f64 {
+    const SAMPLES: u64 = 800;
+    let mut shares = [Vec::new(), Vec::new()];
+    for sample in samples(seed, SAMPLES) {
+        let mut rng = ChaCha8Rng::seed_from_u64(sample);
+        let image = RgbImage::from_fn(SIDE, SIDE, |x, y| {
+            let noise: f64 = rng.random_range(-20.0..20.0);
+            let (x, y) = (f64::from(x), f64::from(y));
+            // Along each axis another channel.
+            Rgb([60.0 + 4.0 * x + noise, 60.0 + 4.0 * y + noise, 100.0 + noise].map(|level| level as u8))
+        });
+        let Example { views, targets } = example(prepare, &image, sample);
+        let label = targets[0] as usize;
+        let means = |values: &[f64]| -> Vec<f64> {
+            (0..3).map(|c| values.iter().skip(c).step_by(3).sum::<f64>() / 64.0).collect()
+        };
+        let raw = views.iter().flat_map(|patch| {
+            means(&patch.as_raw().iter().map(|&v| f64::from(v) / 64.0).collect::<Vec<_>>())
+        });
+        shares[0].push((raw.collect(), label));
+        // As the network sees them.
+        let seen = views.iter().flat_map(|patch| {
+            let t = Tensor::from_vec(patch.as_raw().clone(), (1, 8, 8, 3), &Device::Cpu).unwrap();
+            let seen = selfsup_train::method::normalize_patches(&t).unwrap().flatten_all().unwrap();
+            let seen: Vec<f64> = seen.to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect();
+            [means(&seen), means(&seen.iter().map(|v| v * v).collect::<Vec<_>>())].concat()
+        });
+        shares[1].push((seen.collect(), label));
+    }
+    assert_chance(linear_rule(&shares[1], 8), 8, SAMPLES as usize / 4, "shading");
+    linear_rule(&shares[0], 8)
+}
+
+/// Where a pair fits, it may lie: the place of one patch alone says of the other's side only what an image's end does. In a grid of nine
+/// that must fit whole, a neighbour's place would say all.
+#[test]
+fn the_place_of_one_patch_does_not_tell_the_side() {
+    const SAMPLES: u64 = 40_000;
+    let prepare = prepare("relative-patch", &[WHOLE, "method.color=none", "method.downsample_p=0.0"]);
+    let mut counts = [(); 2].map(|()| std::collections::HashMap::<[u8; 2], [u32; 8]>::new());
+    for sample in 0..SAMPLES {
+        let Example { views, targets } = example(prepare.as_ref(), &map(), sample);
+        for (patch, counts) in views.iter().zip(&mut counts) {
+            let [x, y, _] = patch.get_pixel(0, 0).0;
+            counts.entry([x, y]).or_default()[targets[0] as usize] += 1;
+        }
+    }
+    for (patch, counts) in counts.iter().enumerate() {
+        let right: u32 = counts.values().filter_map(|sides| sides.iter().max()).sum();
+        let share = f64::from(right) / SAMPLES as f64;
+        println!("patch {patch}: {share}");
+        assert!(share < 0.65, "patch {patch}: {share}");
+    }
 }

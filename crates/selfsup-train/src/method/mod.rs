@@ -26,7 +26,7 @@ pub use dino::{Dino, DinoConfig};
 pub use inpainting::{Hole, Inpainting, InpaintingConfig};
 pub use jigsaw::{Jigsaw, JigsawConfig, normalize_each};
 pub use moco::{Moco, MocoConfig};
-pub use relative_patch::{ColorGuard, RelativePatch, RelativePatchConfig};
+pub use relative_patch::{ColorGuard, RelativePatch, RelativePatchConfig, normalize_patches};
 pub use rotation::{Rotation, RotationConfig};
 pub use simclr::{SimClr, SimClrConfig};
 pub use simsiam::{SimSiam, SimSiamConfig};

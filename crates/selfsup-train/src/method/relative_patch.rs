@@ -2,12 +2,11 @@
 //!
 //! Doersch, Gupta & Efros 2015, "Unsupervised Visual Representation Learning by Context Prediction", arXiv:1505.05192, §3 and §4. Against
 //! solutions that need no understanding: a gap between the patches and a jitter of both (edges and textures that run on), colours
-//! dropped or noise in their place (lenses bend colours apart towards the image's corners, which tells a patch's absolute place), some
-//! patches of a coarser resolution.
+//! dropped or noise in their place (lenses bend colours apart towards the image's corners, which tells a patch's absolute place), each
+//! patch's own mean and contrast taken out (shadings over the image), some patches of a coarser resolution.
 //!
-//! Letters: S side of the image, p of a patch, g gap, j jitter, in pixels. The nine patches' grid of 3p + 2g + 2j pixels lies anywhere in
-//! the image, with equal chances and whatever the answer is: the place of neither patch in the grid of the other follows from the image's
-//! borders.
+//! Letters: S side of the image, p of a patch, g gap, j jitter, in pixels. Each side is as likely as another; the pair that it makes, of p or
+//! 2p + g pixels and 2j more each way, lies anywhere in the image.
 
 use super::classifier::Classifier;
 use super::{
@@ -15,7 +14,7 @@ use super::{
     validate_views,
 };
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use image::RgbImage;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -39,6 +38,8 @@ const SIDES: [(i32, i32); 8] = [(-1, -1), (0, -1), (1, -1), (-1, 0), (1, 0), (-1
 /// Standard deviation of the noise in a dropped channel, as a share of that of the channel that stays (§3.1).
 const NOISE: f64 = 0.01;
 
+/// Added to a patch's root mean square, in levels.
+const EPS: f64 = 1e-3;
 /// The mean level of a dropped channel.
 const DROPPED: f64 = 127.5;
 
@@ -83,7 +84,7 @@ impl RelativePatchConfig {
         let patch = part(96).max(MIN_PATCH);
         Self {
             patch,
-            gap: part(48).min(side.saturating_sub(3 * patch + 2) / 2),
+            gap: patch / 2,
             jitter: part(7),
             color: ColorGuard::Drop,
             downsample_p: 0.33,
@@ -93,9 +94,9 @@ impl RelativePatchConfig {
         }
     }
 
-    /// Side of the grid of nine patches, in pixels.
-    fn grid(&self) -> u64 {
-        3 * u64::from(self.patch) + 2 * u64::from(self.gap) + 2 * u64::from(self.jitter)
+    /// What two patches side by side take, in pixels.
+    fn pair(&self) -> u64 {
+        2 * u64::from(self.patch) + u64::from(self.gap) + 2 * u64::from(self.jitter)
     }
 }
 
@@ -116,13 +117,17 @@ impl Settings for RelativePatchConfig {
         if self.patch < 4 {
             return fail("patch", "at least 4 pixels".into(), &self.patch);
         }
-        if self.grid() > sizes.image as u64 {
-            let (grid, image) = (self.grid(), sizes.image);
+        if self.pair() > sizes.image as u64 {
+            let (pair, image) = (self.pair(), sizes.image);
             return Err(Error::Config(format!(
-                "nine patches of {}, with gaps of {} and a jitter of {}, take {grid} pixels, but image_size is {image}; \
+                "two patches of {}, with a gap of {} and a jitter of {}, take {pair} pixels, but image_size is {image}; \
                  choose a smaller method.patch, method.gap or method.jitter",
                 self.patch, self.gap, self.jitter
             )));
+        }
+        if self.gap < self.jitter.saturating_mul(2) {
+            let expected = format!("at least twice method.jitter, {}, or patches overlap", self.jitter);
+            return fail("gap", expected, &self.gap);
         }
         if !(0.0..=1.0).contains(&self.downsample_p) {
             return fail("downsample_p", "in 0…1".into(), &self.downsample_p);
@@ -158,16 +163,15 @@ impl Prepare for PatchPair {
         let image = self.0.augmentation.apply(image, &mut rng(0))?;
         let rng = &mut rng(1);
         let side = rng.random_range(0..SIDES.len());
-        // The middle's place: the grid fits round it wherever that is.
-        let before = patch + gap + jitter;
-        let grid = u32::try_from(self.0.grid()).expect("not larger than the image");
-        let middle = [image.width(), image.height()].map(|whole| before + rng.random_range(0..=whole - grid));
-        let (column, row) = SIDES[side];
-        let mut off = |at: u32, step: i32| {
-            let off = rng.random_range(-(jitter as i32)..=jitter as i32);
-            at.checked_add_signed(step * (patch + gap) as i32 + off).expect("the grid is inside the image")
+        // Along each axis, where the two would be without jitter.
+        let mut along = |step: i32, whole: u32| {
+            let apart = step.unsigned_abs() * (patch + gap);
+            let first = jitter + rng.random_range(0..=whole - apart - patch - 2 * jitter);
+            if step < 0 { [first + apart, first] } else { [first, first + apart] }
         };
-        let places = [(0, 0), (column, row)].map(|(x, y)| [off(middle[0], x), off(middle[1], y)]);
+        let (x, y) = (along(SIDES[side].0, image.width()), along(SIDES[side].1, image.height()));
+        let mut off = |at: u32| at - jitter + rng.random_range(0..=2 * jitter);
+        let places = [0, 1].map(|which| [off(x[which]), off(y[which])]);
         let views = places.map(|place| self.cut(&image, place, rng)).into_iter();
         Ok(Example { views: views.collect::<Result<_>>()?, targets: vec![side as u32] })
     }
@@ -224,6 +228,15 @@ fn project(patch: &mut RgbImage) {
     }
 }
 
+/// Each patch `[n, p, p, 3]`, u8, without its own mean of each channel, over the root mean square of what is left in all three: f32. One
+/// scale for all channels leaves the faint noise of dropped ones faint. As the authors' code does, against shadings (§4).
+pub fn normalize_patches(patches: &Tensor) -> Result<Tensor> {
+    let x = patches.to_dtype(DType::F32)?;
+    let centred = x.broadcast_sub(&x.mean_keepdim((1, 2))?)?;
+    let scale = (centred.sqr()?.mean_keepdim((1, 2, 3))?.sqrt()? + EPS)?;
+    Ok(centred.broadcast_div(&scale)?)
+}
+
 /// Relative patch location with its model.
 pub struct RelativePatch {
     prepare: Arc<dyn Prepare>,
@@ -248,7 +261,8 @@ impl Method for RelativePatch {
     fn step(&mut self, Batch { views, targets }: &Batch, _at: Progress) -> Result<StepOutput> {
         let n = views[0].dim(0)?;
         // One tower for both, which sees them as one batch.
-        let features = self.encoder.forward(&Tensor::cat(views, 0)?, Mode::Train)?;
+        let patches = normalize_patches(&Tensor::cat(views, 0)?)?;
+        let features = self.encoder.forward_normalized(&patches, Mode::Train)?;
         let pair = Tensor::cat(&[features.narrow(0, 0, n)?, features.narrow(0, n, n)?], 1)?;
         let logits = self.classifier.forward(&pair, Mode::Train)?;
         let loss = selfsup_objectives::cross_entropy(&logits, &targets[0])?;

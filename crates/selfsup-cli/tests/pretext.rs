@@ -91,6 +91,34 @@ fn a_run_s_pictures_are_shown() {
     fails(d, &["colorize", "run", "show.png", "--out", "out"], "a run of inpainting");
 }
 
+/// Without a run, what is to be found out: the neighbour's side, the tiles put together, the colours.
+#[test]
+fn tasks_are_shown_with_their_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    fs::create_dir(d.join("images")).unwrap();
+    picture(&d.join("images/a.png"), 0);
+    for (method, names, pictures) in [
+        ("rotation", "0°, 90°, 180°, 270°", 4),
+        ("relative-patch", "patch, neighbour, its side", 3),
+        ("jigsaw", "tiles laid out, put together", 2),
+        ("inpainting", "image, hole", 2),
+        ("colorization", "lightness, image", 2),
+    ] {
+        let args =
+            ["show", method, "--data", "images", "--image-size", "24", "--draws", "3", "--out", "v.png"];
+        let (status, stdout, stderr) = run(d, &args);
+        assert_eq!(status, 0, "{method}: {stderr}");
+        assert!(
+            stdout.ends_with(&format!("1 rows; columns: the image, then 3 draws of {names}\n")),
+            "{stdout}"
+        );
+        let (width, height) = image::image_dimensions(d.join("v.png")).unwrap();
+        // Cells of 96 with 4 beside each, and 12 before each draw.
+        assert_eq!((width, height), (4 + (1 + 3 * pictures) * 100 + 36, 104), "{method}");
+    }
+}
+
 #[test]
 fn layers_are_probed_in_order() {
     let dir = tempfile::tempdir().unwrap();

@@ -42,8 +42,12 @@ fn a_page_holds_everything_and_a_browser_opens_it() {
     let html = fs::read_to_string(d.join("page.html")).unwrap();
     for part in [
         "Curves",
-        "rotation_top1",
-        "psnr",
+        "rotation, top-1, %",
+        "PSNR, dB",
+        "effective rank of the embeddings, dimensions",
+        "href=\"#run-2\"",
+        "id=\"run-2\"",
+        "inpainting: inpainting",
         "What the method sees",
         "First-layer filters",
         "What the features are worth",

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use common::{SIDE, WHOLE, example, map, noise, prepare, resolve};
 use image::{Rgb, RgbImage, imageops};
 use selfsup_objectives::{Permutation, distant_permutations};
-use selfsup_train::method::Example;
+use selfsup_train::method::{Example, Prepare};
 use selfsup_train::{MethodConfig, PretrainConfig, parse_setting};
 use std::sync::Arc;
 
@@ -103,6 +103,44 @@ fn a_jigsaw_put_together_is_the_image() {
         assert_eq!(whole, imageops::crop_imm(&map(), left.into(), top.into(), 30, 30).to_image());
     }
     assert!(labels.len() > 55, "{}", labels.len());
+}
+
+/// The pictures of the answers: a neighbour lies on its side of the patch, tiles that are put together are in their places.
+#[test]
+fn answers_are_drawn_where_they_are() {
+    let picture = |prepare: &dyn Prepare, example: &Example, name: &str| {
+        let pictures = prepare.pictures(example).unwrap();
+        pictures.into_iter().find(|(known, _)| *known == name).unwrap().1
+    };
+    let patches = prepare("relative-patch", &[WHOLE, "method.color=none", "method.downsample_p=0.0"]);
+    let tiles = prepare("jigsaw", &[WHOLE]);
+    for sample in 0..50 {
+        let pair = example(patches.as_ref(), &map(), sample);
+        let drawn = picture(patches.as_ref(), &pair, "its side");
+        let corner = |view: &RgbImage, x, y| [0, 1].map(|c| i32::from(view.get_pixel(x, y)[c]));
+        let (first, second) = (corner(&pair.views[0], 0, 0), corner(&pair.views[1], 0, 0));
+        let [x, y] = [0, 1].map(|axis| (9 * (1 + (second[axis] - first[axis]).signum())) as u32);
+        // Beside each other, the two may be off by their jitter.
+        let [x, y] =
+            [(x, 0), (y, 1)].map(|(at, axis)| if (second[axis] - first[axis]).abs() < 4 { 9 } else { at });
+        assert_eq!(
+            (drawn.dimensions(), corner(&drawn, 9, 9), corner(&drawn, x, y)),
+            ((26, 26), first, second)
+        );
+        assert_eq!(drawn.pixels().filter(|p| p.0 == [255; 3]).count(), 26 * 26 - 2 * 64);
+
+        let laid_out = example(tiles.as_ref(), &map(), sample);
+        let whole = picture(tiles.as_ref(), &laid_out, "put together");
+        for place in 0..9u32 {
+            let [x, y] = corner(&whole, place % 3 * 9, place / 3 * 9);
+            let [cell_x, cell_y] = [x / 10, y / 10].map(|cell| cell.min(2) as u32);
+            assert_eq!([cell_x, cell_y], [place % 3, place / 3], "{x} {y}");
+        }
+        assert_eq!(
+            picture(tiles.as_ref(), &laid_out, "tiles laid out").get_pixel(9, 0),
+            laid_out.views[1].get_pixel(0, 0)
+        );
+    }
 }
 
 #[test]

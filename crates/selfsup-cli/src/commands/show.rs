@@ -49,8 +49,9 @@ pub struct ShowArgs {
 
 /// Side of a tile, at least, in pixels: small images are enlarged by a whole factor.
 const MIN_TILE: u32 = 96;
-/// Between tiles.
+/// Between tiles, and more of it before each draw.
 const GAP: u32 = 4;
+const WIDE_GAP: u32 = 12;
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 
 /// Draws a row an image: the image itself, then draw by draw the method's views and, of a run, what its model makes of them.
@@ -61,13 +62,13 @@ pub fn run(args: ShowArgs) -> Result {
     let options = OpenOptions { part: Part::Train, ..OpenOptions::default() };
     let data = selfsup_data::open(args.data.as_deref().unwrap_or(&config.data), &options).or_usage()?;
     let count = args.images as usize;
-    let (rows, names) = tiles(&config, args.run.as_deref(), &data, count, args.draws, args.seed)?;
-    if args.run.is_some() && names.len() == config.method.prepare().or_usage()?.view_names().len() {
+    let Shown { rows, names, predicted } =
+        tiles(&config, args.run.as_deref(), &data, count, args.draws, args.seed)?;
+    if args.run.is_some() && predicted == 0 {
         output::say(format_args!("{} predicts no pictures: its views alone are drawn", args.method));
     }
     let count = rows.len();
-    let columns = rows.first().map_or(1, Vec::len);
-    let picture = grid(&rows.concat(), columns, u32::try_from(config.image_size)?);
+    let picture = draws(&rows, names.len(), u32::try_from(config.image_size)?);
     picture.save(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     output::print_line(format_args!(
         "{}: {count} rows; columns: the image, then {} draws of {}",
@@ -78,8 +79,17 @@ pub fn run(args: ShowArgs) -> Result {
     Ok(())
 }
 
-/// Rows of pictures: an image, then draw by draw the method's views and, of a run, what its model makes of them; and the names of a draw's
-/// pictures. The images are from all over the source, not its first class alone.
+/// Rows of pictures: an image, then draw by draw the method's views with what is to be found out about them, or, of a run, what its model
+/// makes of them.
+pub struct Shown {
+    pub rows: Vec<Vec<RgbImage>>,
+    /// Of a draw's pictures.
+    pub names: Vec<&'static str>,
+    /// How many of them are the model's.
+    pub predicted: usize,
+}
+
+/// The images are from all over the source, not its first class alone.
 pub fn tiles(
     config: &PretrainConfig,
     run: Option<&Path>,
@@ -87,10 +97,10 @@ pub fn tiles(
     images: usize,
     draws: u64,
     seed: u64,
-) -> Result<(Vec<Vec<RgbImage>>, Vec<&'static str>)> {
+) -> Result<Shown> {
     let prepare = config.method.prepare().or_usage()?;
     let model = run.map(|run| open(run, config)).transpose().or_usage()?;
-    let mut names = prepare.view_names().to_vec();
+    let (mut names, mut predicted) = (Vec::new(), 0);
     let mut rows = Vec::new();
     let count = images.min(data.len());
     for row in 0..count {
@@ -101,26 +111,31 @@ pub fn tiles(
         let mut tiles = vec![image.clone()];
         for draw in 0..draws {
             let example = prepare.prepare(&image, &|view| sample_rng(seed, draw, index as u64, view))?;
-            let pictures = match &model {
+            let made = match &model {
                 Some(model) => model.pictures(&collate(std::slice::from_ref(&example), &Device::Cpu)?)?,
                 None => Vec::new(),
             };
-            tiles.extend(example.views);
-            for (name, picture) in pictures {
-                if rows.is_empty() && draw == 0 {
-                    names.push(name);
-                }
+            // What a model makes of a view is shown beside it; otherwise what it is to find out is.
+            let (of, mut pictures): (Vec<_>, Vec<_>) = match made.is_empty() {
+                true => prepare.pictures(&example)?.into_iter().unzip(),
+                false => (prepare.view_names().to_vec(), example.views),
+            };
+            predicted = made.len();
+            names = of;
+            for (name, picture) in made {
                 let (_, h, w, _) = picture.dims4()?;
                 let pixels = picture.flatten_all()?.to_vec1::<u8>()?;
-                tiles.extend(RgbImage::from_raw(w as u32, h as u32, pixels));
+                names.push(name);
+                pictures.extend(RgbImage::from_raw(w as u32, h as u32, pixels));
             }
+            tiles.extend(pictures);
         }
         rows.push(tiles);
     }
     if rows.is_empty() {
         return Err(anyhow!("none of the images that would be shown can be read").into());
     }
-    Ok((rows, names))
+    Ok(Shown { rows, names, predicted })
 }
 
 /// The first image of some in a row that can be read; others are named.
@@ -169,13 +184,25 @@ fn open(run: &Path, config: &PretrainConfig) -> anyhow::Result<Box<dyn Method>> 
 
 /// Tiles in rows of `columns`, each fitted into a square: a patch is drawn as large as the image that it is of.
 pub fn grid(tiles: &[RgbImage], columns: usize, side: u32) -> RgbImage {
+    grouped(tiles, columns, side, |_| 0)
+}
+
+/// Rows of an image and draws of so many pictures, with a gap before each draw.
+pub fn draws(rows: &[Vec<RgbImage>], pictures: usize, side: u32) -> RgbImage {
+    let columns = rows.first().map_or(1, Vec::len);
+    grouped(&rows.concat(), columns, side, |column| (column + pictures - 1) / pictures.max(1))
+}
+
+/// A grid with so many wide gaps left of each column.
+fn grouped(tiles: &[RgbImage], columns: usize, side: u32, gaps: impl Fn(usize) -> usize) -> RgbImage {
     let cell = side * MIN_TILE.div_ceil(side);
     let rows = tiles.len().div_ceil(columns);
     let extent = |n: usize| n as u32 * (cell + GAP) + GAP;
-    let mut picture = RgbImage::from_pixel(extent(columns), extent(rows), PAPER);
+    let left = |column: usize| extent(column) + gaps(column) as u32 * WIDE_GAP;
+    let mut picture = RgbImage::from_pixel(left(columns - 1) + cell + GAP, extent(rows), PAPER);
     for (i, tile) in tiles.iter().enumerate() {
         let fitted = fit(tile, cell);
-        let x = extent(i % columns) + (cell - fitted.width()) / 2;
+        let x = left(i % columns) + (cell - fitted.width()) / 2;
         let y = extent(i / columns) + (cell - fitted.height()) / 2;
         imageops::replace(&mut picture, &fitted, i64::from(x), i64::from(y));
     }

@@ -114,6 +114,22 @@ impl Prepare for OneView {
     fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Example> {
         Ok(vec![self.0.apply(image, &mut rng(0))?].into())
     }
+
+    /// What the network sees, and the image whose colours it is to tell.
+    fn pictures(&self, Example { views, .. }: &Example) -> Result<Vec<(&'static str, RgbImage)>> {
+        let (width, height) = views[0].dimensions();
+        let sides = (1, height as usize, width as usize, 3);
+        let gray = without_colours(&Tensor::from_vec(views[0].as_raw().clone(), sides, &Device::Cpu)?)?;
+        let gray = RgbImage::from_raw(width, height, gray.flatten_all()?.to_vec1()?);
+        Ok(vec![("lightness", gray.expect("three bytes a pixel")), ("image", views[0].clone())])
+    }
+}
+
+/// The lightness of images u8 `[n, h, w, 3]`, as such.
+fn without_colours(images: &Tensor) -> Result<Tensor> {
+    let lightness = rgb_to_lab(images)?.narrow(D::Minus1, 0, 1)?;
+    let nothing = lightness.zeros_like()?;
+    Ok(lab_to_rgb(&Tensor::cat(&[&lightness, &nothing, &nothing], D::Minus1)?)?)
 }
 
 /// Colorization with encoder and decoder.
@@ -339,10 +355,8 @@ impl Method for Colorization {
     }
 
     fn pictures(&self, Batch { views, .. }: &Batch) -> Result<Vec<(&'static str, Tensor)>> {
-        let lightness = rgb_to_lab(&views[0])?.narrow(D::Minus1, 0, 1)?;
-        let nothing = lightness.zeros_like()?;
-        let gray = lab_to_rgb(&Tensor::cat(&[&lightness, &nothing, &nothing], D::Minus1)?)?;
-        Ok(vec![("lightness", gray), ("predicted", self.colorize(&views[0])?), ("truth", views[0].clone())])
+        let (gray, predicted) = (without_colours(&views[0])?, self.colorize(&views[0])?);
+        Ok(vec![("lightness", gray), ("predicted", predicted), ("truth", views[0].clone())])
     }
 
     fn encoder(&self) -> &Encoder {

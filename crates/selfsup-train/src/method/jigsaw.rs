@@ -10,7 +10,7 @@
 use super::classifier::{Classifier, encoder_tensors};
 use super::{
     Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, by_area,
-    validate_views,
+    nine, validate_views,
 };
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -212,6 +212,16 @@ impl Prepare for Tiles {
         let label = rng.random_range(0..self.orders.len());
         let views = self.orders[label].iter().map(|&tile| tiles[tile as usize].clone()).collect();
         Ok(Example { views, targets: vec![label as u32] })
+    }
+
+    /// The tiles as they are laid out, and put together.
+    fn pictures(&self, Example { views, targets }: &Example) -> Result<Vec<(&'static str, RgbImage)>> {
+        let mut places = [None; TILES];
+        for (view, place) in views.iter().zip(self.orders[targets[0] as usize]) {
+            places[place as usize] = Some(view);
+        }
+        let laid_out = std::array::from_fn(|i| views.get(i));
+        Ok(vec![("tiles laid out", nine(laid_out)), ("put together", nine(places))])
     }
 }
 

@@ -89,6 +89,26 @@ pub trait Prepare: Send + Sync {
     /// Makes an example. `rng(v)` is the generator of view v of this sample in this epoch: nothing else may be
     /// drawn from, so that a view does not depend on the worker or the order.
     fn prepare(&self, image: &RgbImage, rng: &dyn Fn(u64) -> ChaCha8Rng) -> Result<Example>;
+
+    /// Pictures of an example by name, for looking at: its views, and what is to be found out about them.
+    fn pictures(&self, example: &Example) -> Result<Vec<(&'static str, RgbImage)>> {
+        Ok(self.view_names().iter().copied().zip(example.views.iter().cloned()).collect())
+    }
+}
+
+/// Pictures of one size in three rows of three, some of the nine places left white.
+fn nine(places: [Option<&RgbImage>; 9]) -> RgbImage {
+    const PAPER: image::Rgb<u8> = image::Rgb([255; 3]);
+    let (width, height) = places.iter().flatten().next().map_or((1, 1), |picture| picture.dimensions());
+    let gap = 1 + width / 32;
+    let mut whole = RgbImage::from_pixel(3 * width + 2 * gap, 3 * height + 2 * gap, PAPER);
+    for (i, picture) in places.iter().enumerate() {
+        if let Some(picture) = picture {
+            let (x, y) = (i as u32 % 3 * (width + gap), i as u32 / 3 * (height + gap));
+            image::imageops::replace(&mut whole, *picture, i64::from(x), i64::from(y));
+        }
+    }
+    whole
 }
 
 /// How far a run is.

@@ -11,7 +11,7 @@
 use super::classifier::Classifier;
 use super::{
     Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput, by_area,
-    validate_views,
+    nine, validate_views,
 };
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -174,6 +174,15 @@ impl Prepare for PatchPair {
         let places = [0, 1].map(|which| [off(x[which]), off(y[which])]);
         let views = places.map(|place| self.cut(&image, place, rng)).into_iter();
         Ok(Example { views: views.collect::<Result<_>>()?, targets: vec![side as u32] })
+    }
+
+    /// The pair, and the neighbour on its side.
+    fn pictures(&self, Example { views, targets }: &Example) -> Result<Vec<(&'static str, RgbImage)>> {
+        let mut places = [None; 9];
+        let (column, row) = SIDES[targets[0] as usize];
+        places[4] = Some(&views[0]);
+        places[(3 * (row + 1) + column + 1) as usize] = Some(&views[1]);
+        Ok(vec![("patch", views[0].clone()), ("neighbour", views[1].clone()), ("its side", nine(places))])
     }
 }
 

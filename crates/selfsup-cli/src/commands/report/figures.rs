@@ -49,20 +49,46 @@ fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     if low > high {
         return 0.0..1.0;
     }
-    let margin = 0.05 * (high - low).max(1e-6 * high.abs()).max(1e-9);
+    // A constant has a scale of its own size.
+    let margin = match high - low > 1e-6 * high.abs() {
+        true => 0.05 * (high - low),
+        false if high == 0.0 => 1.0,
+        false => 0.2 * high.abs(),
+    };
     low - margin..high + margin
+}
+
+/// A tick of an axis: as many decimals as tell one from the next, a tenth of the range away.
+fn tick(value: f64, range: &std::ops::Range<f64>) -> String {
+    let step = (range.end - range.start) / 10.0;
+    if step < 1e-4 {
+        return format!("{value:.1e}");
+    }
+    let decimals = (-step.log10()).ceil().max(0.0) as usize;
+    let text = format!("{value:.decimals$}");
+    // Of −0 a sign is left.
+    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
+        text.replace('-', "")
+    } else {
+        text
+    }
+}
+
+/// Steps are whole numbers: a tick between two has no name.
+fn whole(value: f64) -> String {
+    if (value - value.round()).abs() < 1e-6 { format!("{value:.0}") } else { String::new() }
 }
 
 /// A curve over the steps.
 pub fn curve(name: &str, points: &[(f64, f64)]) -> Result<String> {
     svg(CURVE, |root| {
         root.fill(&WHITE)?;
-        let (x, y) = (range(points.iter().map(|p| p.0)), range(points.iter().map(|p| p.1)));
+        let (x, values) = (range(points.iter().map(|p| p.0)), range(points.iter().map(|p| p.1)));
         let mut chart = ChartBuilder::on(root)
             .margin(12)
             .x_label_area_size(44)
-            .y_label_area_size(64)
-            .build_cartesian_2d(x, y)?;
+            .y_label_area_size(76)
+            .build_cartesian_2d(x, values.clone())?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -72,7 +98,8 @@ pub fn curve(name: &str, points: &[(f64, f64)]) -> Result<String> {
             .axis_desc_style((FONT, 15, &INK))
             .x_desc("steps")
             .y_desc(name)
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|&x| whole(x))
+            .y_label_formatter(&|&y| tick(y, &values))
             .draw()?;
         let finite = points.iter().copied().filter(|p| p.1.is_finite());
         chart.draw_series([PathElement::new(finite.collect::<Vec<_>>(), COLOURS[0].stroke_width(2))])?;
@@ -150,4 +177,25 @@ pub fn picture(image: &RgbImage, width: u32, alt: &str) -> Result<String> {
         "<img alt=\"{}\" width=\"{width}\" src=\"data:image/png;base64,{data}\">",
         super::page::escaped(alt)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_told_apart() {
+        for (low, high) in [(0.1, 0.1), (0.0, 0.0), (0.0, 1.0), (2.13, 2.31), (-3.0, 900.0), (1e-6, 3e-6)] {
+            let range = range([low, high].into_iter());
+            assert!(range.start < low && range.end > high, "{low}…{high}: {range:?}");
+            let step = (range.end - range.start) / 10.0;
+            let ticks: std::collections::BTreeSet<_> =
+                (0..10).map(|i| tick(range.start + f64::from(i) * step, &range)).collect();
+            assert_eq!(ticks.len(), 10, "{low}…{high}: {ticks:?}");
+        }
+        assert_eq!(
+            (whole(3.0), whole(2.5), tick(-1e-9, &(-1.0..1.0))),
+            ("3".into(), String::new(), "0.0".into())
+        );
+    }
 }

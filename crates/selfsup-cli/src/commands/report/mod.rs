@@ -5,7 +5,7 @@ mod page;
 
 use crate::closing_table::columns as closing_columns;
 use crate::commands::probe::{Parts, percent};
-use crate::commands::show::{grid, tiles};
+use crate::commands::show::{Shown, draws, grid, tiles};
 use crate::destination;
 use crate::failure::{OrUsage, Result};
 use crate::frozen::ExtractArgs;
@@ -75,26 +75,40 @@ pub fn run(args: ReportArgs) -> Result {
         args.runs.iter().map(|path| open(path, &device)).collect::<anyhow::Result<_>>().or_usage()?;
     let source = args.data.clone().unwrap_or_else(|| runs[0].config.data.clone());
     let parts = match open_labelled_parts(&source, None, &OpenOptions::default()) {
-        Ok(parts) => Some(Parts::from(parts)),
+        Ok(parts) => Ok(Parts::from(parts)),
         Err(why) if args.data.is_some() => return Err(anyhow!(why)).or_usage(),
         Err(why) => {
             output::say(format_args!("no probes on the page: {why}; --data names labelled images"));
-            None
+            Err(why)
         }
     };
     let mut page = Page::new("selfsup: what the runs learned");
     summary(&mut page, &runs);
+    let mut own = Page::default();
+    let mut probes = Probes::default();
     for (i, run) in runs.iter().enumerate() {
-        page.heading(2, &format!("{}: {}", i + 1, run.path.display()));
-        curves(&mut page, run)?;
-        examples(&mut page, run)?;
-        filters(&mut page, run)?;
-        if let Some(parts) = &parts {
-            worth(&mut page, run, parts, &source, &args)?;
+        own.anchor(2, &anchor(i), &format!("{}: {}", i + 1, run.path.display()));
+        curves(&mut own, run)?;
+        examples(&mut own, run)?;
+        filters(&mut own, run)?;
+        if let Ok(parts) = &parts {
+            worth(&mut own, run, parts, &mut probes, &args)?;
         }
-        page.heading(3, "Configuration");
-        page.code(&run.config.to_toml());
+        own.heading(3, "Configuration");
+        own.code(&run.config.to_toml());
     }
+    page.heading(2, "What the features are worth");
+    match &parts {
+        Ok(_) => {
+            page.paragraph(&format!(
+                "Top-1 on the test part of {source}, %, of probes of the frozen features; ± is the standard deviation over draws of the \
+                 labels."
+            ));
+            page.table(&probes.rows);
+        }
+        Err(why) => page.paragraph(&format!("Not measured: {why}; --data names labelled images.")),
+    }
+    page.part(own);
     let html = page.end();
     destination::write(&args.out, |path| Ok(std::fs::write(path, &html)?))?;
     output::print_line(format_args!(
@@ -111,6 +125,20 @@ fn open(path: &Path, device: &Device) -> anyhow::Result<Run> {
     let records = metrics::read(&path.join("metrics.jsonl"))?;
     let encoder = Encoder::load(&folder.encoder(), device)?;
     Ok(Run { path: path.to_owned(), config, records, encoder })
+}
+
+/// Of a run's part of the page.
+fn anchor(i: usize) -> String {
+    format!("run-{}", i + 1)
+}
+
+/// The table that compares the runs.
+#[derive(Default)]
+struct Probes {
+    /// The first is the head.
+    rows: Vec<Vec<String>>,
+    /// The untrained encoders that have a row, by the hash of their weights and input.
+    untrained: BTreeSet<String>,
 }
 
 /// All runs in a table.
@@ -133,6 +161,8 @@ fn summary(page: &mut Page, runs: &[Run]) {
         ]);
     }
     page.table(&rows);
+    let links = runs.iter().enumerate().map(|(i, run)| (anchor(i), run.path.display().to_string()));
+    page.links(links.collect::<Vec<_>>());
 }
 
 /// The loss and everything else that was logged, over the steps.
@@ -152,10 +182,28 @@ fn curves(page: &mut Page, run: &Run) -> Result {
     ];
     let names: BTreeSet<&String> = run.records.iter().flat_map(|r| r.more.keys()).collect();
     for name in names {
-        figures.push((figures::curve(name, &over(&|r| r.more.get(name).copied()))?, String::new()));
+        let (axis, scale) = axis(name);
+        let points = over(&|r| r.more.get(name).map(|value| scale * value));
+        figures.push((figures::curve(&axis, &points)?, String::new()));
     }
     page.row(figures);
     Ok(())
+}
+
+/// A value's name with its unit, and what brings it to that.
+fn axis(name: &str) -> (String, f64) {
+    let words = name.replace('_', " ");
+    match name {
+        "effective_rank" => ("effective rank of the embeddings, dimensions".into(), 1.0),
+        "embedding_std" => ("standard deviation of the embeddings".into(), 1.0),
+        "loader_wait" => ("waiting for images, % of the time".into(), 100.0),
+        "psnr" => ("PSNR, dB".into(), 1.0),
+        "ab_error" => ("distance of a and b, units of Lab".into(), 1.0),
+        _ => match words.strip_suffix(" top1") {
+            Some(what) => (format!("{what}, top-1, %"), 100.0),
+            None => (words, 1.0),
+        },
+    }
 }
 
 /// What the method saw, and what its model makes of it.
@@ -168,9 +216,8 @@ fn examples(page: &mut Page, run: &Run) -> Result {
             return Ok(());
         }
     };
-    let (rows, names) = tiles(&run.config, Some(&run.path), &data, 6, 1, 0)?;
-    let columns = rows.first().map_or(1, Vec::len);
-    let picture = grid(&rows.concat(), columns, run.config.image_size as u32);
+    let Shown { rows, names, .. } = tiles(&run.config, Some(&run.path), &data, 6, 1, 0)?;
+    let picture = draws(&rows, names.len(), run.config.image_size as u32);
     let html = figures::picture(&picture, picture.width().min(1100), "examples of the method's views")?;
     page.row([(html, format!("Columns: the image, then {}.", names.join(", ")))]);
     Ok(())
@@ -200,8 +247,8 @@ fn filters(page: &mut Page, run: &Run) -> Result {
     Ok(())
 }
 
-/// Everything that needs features: the probes' table, confusion, neighbours, the embedding.
-fn worth(page: &mut Page, run: &Run, parts: &Parts, source: &str, args: &ReportArgs) -> Result {
+/// Everything that needs features: a row of the probes' table, confusion, neighbours, the embedding.
+fn worth(page: &mut Page, run: &Run, parts: &Parts, probes: &mut Probes, args: &ReportArgs) -> Result {
     let extract = ExtractArgs::new(&args.device, run.config.workers, args.quiet);
     let untrained = Encoder::untrained(
         run.encoder.arch(),
@@ -209,30 +256,31 @@ fn worth(page: &mut Page, run: &Run, parts: &Parts, source: &str, args: &ReportA
         run.config.seed,
         run.encoder.device(),
     )?;
-    let mut rows = vec![vec!["top-1 on the test part, %".to_owned()]];
-    let mut own = None;
-    for (name, encoder) in [("untrained", &untrained), (run.config.method.name(), &run.encoder)] {
-        let frozen = Frozen::Encoder(encoder.clone());
-        let features = parts.features(&frozen, &extract, name)?;
-        let mut row = vec![name.to_owned()];
-        for (column, config) in closing_columns() {
-            if parts.check(&config).is_err() {
-                continue;
-            }
-            if rows.len() == 1 {
-                rows[0].push(column);
-            }
-            row.extend(probe(&features.0, &features.1, parts.classes(), &config)?.iter().map(percent));
+    let columns: Vec<_> =
+        closing_columns().into_iter().filter(|(_, config)| parts.check(config).is_ok()).collect();
+    if probes.rows.is_empty() {
+        let names = columns.iter().map(|(column, _)| column.clone());
+        probes.rows.push(std::iter::once(String::new()).chain(names).collect());
+    }
+    let Probes { rows, untrained: known } = probes;
+    let mut measure = |name: String, encoder: &Encoder| -> Result<(Features, Features)> {
+        let features = parts.features(&Frozen::Encoder(encoder.clone()), &extract, &name)?;
+        let mut row = vec![name];
+        for (_, config) in &columns {
+            row.extend(probe(&features.0, &features.1, parts.classes(), config)?.iter().map(percent));
         }
         rows.push(row);
-        own = Some(features);
+        Ok(features)
+    };
+    let (arch, seed) = (&run.config.arch, run.config.seed);
+    let name = format!("{arch} at {} px, untrained, seed {seed}", run.config.image_size);
+    // Runs that began with the same weights have one such row.
+    let input = format!("{:?}", untrained.preprocessing());
+    if known.insert(untrained.params().sha256()? + &input) {
+        measure(name, &untrained)?;
     }
-    page.heading(3, "What the features are worth");
-    page.paragraph(&format!(
-        "Probes of the frozen features on {source}; ± is the standard deviation over draws of the labels."
-    ));
-    page.table(&rows);
-    let Some((train, test)) = own else { return Ok(()) };
+    let (train, test) =
+        measure(format!("{}: {}", run.path.display(), run.config.method.name()), &run.encoder)?;
     confusion(page, &train, &test, parts.classes())?;
     neighbours(page, &train, &test, parts)?;
     embedding(page, &test, parts.classes())

@@ -18,7 +18,8 @@ pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A page under way.
+/// A page under way, or a part of one.
+#[derive(Default)]
 pub struct Page(String);
 
 impl Page {
@@ -32,6 +33,21 @@ impl Page {
 
     pub fn heading(&mut self, level: u8, text: &str) {
         self.0 += &format!("<h{level}>{}</h{level}>\n", escaped(text));
+    }
+
+    /// A heading that can be linked to.
+    pub fn anchor(&mut self, level: u8, id: &str, text: &str) {
+        self.0 += &format!("<h{level} id=\"{id}\">{}</h{level}>\n", escaped(text));
+    }
+
+    /// Links to places of the page, by their names.
+    pub fn links(&mut self, links: Vec<(String, String)>) {
+        let link = |(id, text): &(String, String)| format!("<a href=\"#{id}\">{}</a>", escaped(text));
+        self.0 += &format!("<p>{}</p>\n", links.iter().map(link).collect::<Vec<_>>().join(" · "));
+    }
+
+    pub fn part(&mut self, other: Self) {
+        self.0 += &other.0;
     }
 
     pub fn paragraph(&mut self, text: &str) {

@@ -82,6 +82,13 @@ fn values_out_of_range_are_named() {
     refused(&["pretrain", "simclr", "--dtype", "f8"], &["dtype", "f8"]);
     refused(&["pretrain", "simclr", "--device", "tpu"], &["device", "tpu"]);
     refused(&["pretrain", "simclr", "--set", "seed"], &["KEY=VALUE"]);
+    refused(&["pretrain", "simclr", "--set", "workers=-1"], &["error: workers: ", "-1"]);
+    refused(&["pretrain", "relative-patch", "--set", "method.gap=-1"], &["error: method.gap: ", "-1"]);
+    refused(
+        &["pretrain", "relative-patch", "--set", "method.patch=9", "--set", "method.color=dorp"],
+        &["error: method.color: ", "dorp", "did you mean `drop`"],
+    );
+    refused(&["pretrain", "rotation", "--image-size", "1"], &["at least 2"]);
 }
 
 #[test]

@@ -69,6 +69,13 @@ fn images_are_coloured_at_full_size_and_keep_their_lightness() {
         stdout.contains("1 images") && stderr.contains("skipped text.png") && d.join("out2/c.png").exists(),
         "{stderr}"
     );
+    fs::create_dir(d.join("broken")).unwrap();
+    fs::write(d.join("broken/no.png"), "not an image").unwrap();
+    picture(&d.join("broken/yes.png"), 1);
+    let (_, _, stderr) = run(d, &["colorize", "run", "broken", "--out", "out2", "--quiet"]);
+    assert_eq!(stderr.matches("no.png").count(), 1, "said once: {stderr}");
+    fails(d, &["colorize", "run", "c.png", "--out", "c.png/out"], "cannot make");
+    fails(d, &["permutations", "--out", "nowhere/orders.txt"], "nowhere is no folder");
     fails(d, &["colorize", "run", "nothing.png", "--out", "out3"], "nothing.png");
     fails(d, &["colorize", "run", "c.png", "./c.png", "--out", "out3"], "two of the images");
     fails(d, &["colorize", "photos", "c.png", "--out", "out3"], "config.toml");

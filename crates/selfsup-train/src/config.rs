@@ -92,10 +92,12 @@ impl PretrainConfig {
             joined
         });
         change_optimizer(&mut merged, &over)?;
+        let base = merged.clone();
         merge(&mut merged, &over);
-        let mut config: Self = Value::Table(merged)
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::Config(with_nearest(e.message())))?;
+        let mut config: Self = Value::Table(merged).try_into().map_err(|e: toml::de::Error| {
+            let (setting, what) = (culprit(&base, &over, &e), with_nearest(e.message()));
+            Error::Config(setting.map_or_else(|| what.clone(), |setting| format!("{setting}: {what}")))
+        })?;
         if config.method.name() != method {
             let named = config.method.name();
             return Err(Error::Config(format!(
@@ -273,6 +275,34 @@ fn merge(base: &mut Table, over: &Table) {
             }
         }
     }
+}
+
+/// The first setting of `over` that is alone enough for an error, which does not name it.
+fn culprit(base: &Table, over: &Table, error: &toml::de::Error) -> Option<String> {
+    let wrong = |layer: &Table| {
+        let mut merged = base.clone();
+        merge(&mut merged, layer);
+        let read: std::result::Result<PretrainConfig, _> = Value::Table(merged).try_into();
+        read.is_err_and(|alone| alone.message() == error.message())
+    };
+    let settings = single_settings(over);
+    settings.into_iter().find(|(_, layer)| wrong(layer)).map(|(path, _)| path)
+}
+
+/// Every setting of a layer as a layer of its own, by its dotted key.
+fn single_settings(layer: &Table) -> Vec<(String, Table)> {
+    let mut settings = Vec::new();
+    for (key, value) in layer {
+        match value {
+            Value::Table(inner) => {
+                settings.extend(single_settings(inner).into_iter().map(|(path, inner)| {
+                    (format!("{key}.{path}"), Table::from_iter([(key.clone(), Value::Table(inner))]))
+                }))
+            }
+            _ => settings.push((key.clone(), Table::from_iter([(key.clone(), value.clone())]))),
+        }
+    }
+    settings
 }
 
 /// Whether both tables have a `name`, and not the same.

@@ -1,6 +1,6 @@
 //! `selfsup colorize`: a colorization run's model colours images at full size.
 
-use crate::failure::{Failure, OrUsage, Result};
+use crate::failure::{self, Failure, OrUsage, Result};
 use crate::progress::Progress;
 use crate::{destination, output};
 use anyhow::{Context, anyhow};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub struct ColorizeArgs {
     /// The folder of a colorization run
     pub run: PathBuf,
-    /// Image files, and folders of images; of coloured ones only the lightness is looked at
+    /// Image files, and folders of images; of coloured ones only the lightness is looked at, of transparent ones what is seen on white
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
     /// Where the coloured images go, as PNG
@@ -62,6 +62,9 @@ pub fn run(args: ColorizeArgs) -> Result {
             "{place} would replace what it is made from; --out names another folder"
         )));
     }
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make {}", args.out.display()))
+        .or_usage()?;
     let mut progress = Progress::new("colorize", work.len() as u64, 0, args.quiet);
     let mut failed = 0;
     for (i, work) in work.iter().enumerate() {
@@ -76,7 +79,7 @@ pub fn run(args: ColorizeArgs) -> Result {
             }
             Err(why) => {
                 failed += 1;
-                progress.say(&format!("skipped {}: {why:#}", work.name));
+                progress.say(&format!("skipped {}: {}", work.name, failure::line(&why)));
             }
         }
         progress.at(i as u64 + 1, || "images".into());
@@ -120,7 +123,12 @@ fn images(path: &Path, out: &Path) -> anyhow::Result<Vec<Work>> {
             .map(|i| {
                 let (name, data) = (data.sample(i).id.clone(), data.clone());
                 let (from, to) = (path.join(&name), out.join(&name).with_extension("png"));
-                Work { name, from, read: Box::new(move || Ok(data.image(i)?)), to }
+                let read = move || match data.image(i) {
+                    // It is named anyway.
+                    Err(selfsup_data::Error::Decode { source, .. }) => Err(source.into()),
+                    other => Ok(other?),
+                };
+                Work { name, from, read: Box::new(read), to }
             })
             .collect());
     }

@@ -1,8 +1,7 @@
 //! `selfsup permutations`: the orders that the jigsaw task tells apart.
 
 use crate::failure::{OrUsage, Result};
-use crate::output;
-use anyhow::Context;
+use crate::{destination, output};
 use clap::Args;
 use selfsup_objectives::distant_permutations;
 use std::path::PathBuf;
@@ -20,6 +19,9 @@ pub struct PermutationsArgs {
 
 /// Prints them, an order a line, as `method.permutation_file` takes them.
 pub fn run(args: PermutationsArgs) -> Result {
+    if let Some(path) = &args.out {
+        destination::check(path, &[]).or_usage()?;
+    }
     let mut text = String::new();
     for order in distant_permutations(args.count).or_usage()? {
         text += &order.map(|tile| tile.to_string()).join(" ");
@@ -27,7 +29,7 @@ pub fn run(args: PermutationsArgs) -> Result {
     }
     match &args.out {
         Some(path) => {
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            destination::write(path, |path| Ok(std::fs::write(path, &text)?))?;
             output::say(format_args!("{} orders in {}", args.count, path.display()));
         }
         None => output::print(text)?,

@@ -258,10 +258,16 @@ fn train(trainer: &mut Trainer, args: &PretrainArgs) -> Result {
     let mut progress = Progress::new(method, total, trainer.step(), quiet);
     let mut speed = 0.0;
     let outcome = trainer.run(&stop, &mut |event| match event {
-        Event::Step { step, loss, .. } => {
+        // The last one is logged, with the speed of the last ones.
+        Event::Step { step, loss, .. } if step < total => {
             progress.at(step, || format!("loss {loss:.3}, {speed:.0} images/s,"))
         }
-        Event::Logged(record) => speed = record.samples_per_s,
+        Event::Logged(record) => {
+            speed = record.samples_per_s;
+            if record.step == total {
+                progress.at(total, || format!("loss {:.3}, {speed:.0} images/s,", record.loss));
+            }
+        }
         Event::Skipped { id, why } => progress.say(&format!("skipped {id}: {why}")),
         _ => {}
     });

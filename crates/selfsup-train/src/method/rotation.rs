@@ -9,7 +9,7 @@ use super::{
     Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
     validate_views,
 };
-use crate::Result;
+use crate::{Error, Result};
 use candle_core::Tensor;
 use image::{RgbImage, imageops};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,13 @@ impl Settings for RotationConfig {
     }
 
     fn validate(&self, sizes: Sizes) -> Result<()> {
-        validate_views(&self.augmentation, sizes.image)
+        validate_views(&self.augmentation, sizes.image)?;
+        match sizes.image {
+            0 | 1 => Err(Error::Config(
+                "a turn changes nothing in images of 1 pixel; image_size must be at least 2".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn prepare(&self) -> Result<Arc<dyn Prepare>> {

@@ -245,8 +245,8 @@ fn show_draws_a_row_an_image() {
         ],
     );
     let picture = image::open(d.join("v.png")).unwrap().into_rgb8();
-    // Two rows; the image and three draws of two views; tiles of 96 pixels, gaps of 4.
-    assert_eq!(picture.dimensions(), (7 * 100 + 4, 2 * 100 + 4));
+    // Two rows; the image and three draws of two views; tiles of 96 pixels, gaps of 4, and 12 more before a draw.
+    assert_eq!(picture.dimensions(), (7 * 100 + 4 + 3 * 12, 2 * 100 + 4));
     let again = fs::read(d.join("v.png")).unwrap();
     ok(
         d,

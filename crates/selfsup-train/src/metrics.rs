@@ -4,6 +4,7 @@
 //! so that neither file ever holds a step twice.
 
 use crate::events::EventWriter;
+use crate::run_folder::replace;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -52,7 +53,7 @@ impl MetricsWriter {
         let kept = read(&path)?.into_iter().filter(|r| r.step <= steps_done).collect::<Vec<_>>();
         let io = |source| Error::Io { path: path.clone(), source };
         let text: String = kept.iter().map(line).collect();
-        fs::write(&path, text).map_err(io)?;
+        replace(&path, text.as_bytes())?;
         let lines = OpenOptions::new().append(true).open(&path).map_err(io)?;
 
         let folder = folder.join("events");

@@ -64,20 +64,12 @@ impl RunFolder {
 
     /// Writes `config.toml`, and the file that it names beside it.
     pub(crate) fn write_config(&self, config: &PretrainConfig) -> Result<()> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, source }
-        };
         let (kept, file) = config.kept();
         if let Some((from, name)) = file {
-            let to = self.0.join(name);
-            let text = fs::read(&from).map_err(io(&from))?;
-            if fs::read(&to).ok().as_ref() != Some(&text) {
-                fs::write(&to, text).map_err(io(&to))?;
-            }
+            let text = fs::read(&from).map_err(|source| Error::Io { path: from, source })?;
+            replace(&self.0.join(name), &text)?;
         }
-        let path = self.config();
-        fs::write(&path, kept.to_toml()).map_err(io(&path))
+        replace(&self.config(), kept.to_toml().as_bytes())
     }
 
     /// The folder itself.
@@ -103,5 +95,42 @@ impl RunFolder {
     /// The backbone.
     pub fn encoder(&self) -> PathBuf {
         self.0.join("encoder.safetensors")
+    }
+}
+
+/// Writes a file beside its place and renames it, so that a crash leaves the old one or the new one. One that is so already is left.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    fs::write(&beside, bytes).map_err(io)?;
+    fs::rename(&beside, path).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_only_where_it_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        replace(&path, b"one").unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        let state = || (fs::read(&path).unwrap(), path.metadata().unwrap().modified().unwrap() == long_ago);
+        replace(&path, b"one").unwrap();
+        assert_eq!(state(), (b"one".to_vec(), true));
+        replace(&path, b"two").unwrap();
+        assert_eq!(state(), (b"two".to_vec(), false));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // What cannot be written beside its place leaves it.
+        fs::create_dir(dir.path().join("config.toml.part")).unwrap();
+        let error = replace(&path, b"three").unwrap_err().to_string();
+        assert!(error.contains("config.toml"), "{error}");
+        assert_eq!(state().0, b"two");
     }
 }

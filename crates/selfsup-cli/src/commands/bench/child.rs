@@ -5,7 +5,6 @@ use crate::output;
 use anyhow::{Context, anyhow};
 use selfsup_train::{Error, RunLock};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, exit};
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Between two looks at a child.
+/// Between two looks at a child, or for a signal.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long the child of a bench that has gone may take for its checkpoint.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,14 +29,20 @@ pub struct Interrupts {
 impl Interrupts {
     /// From now on.
     pub fn watch() -> Result<Arc<Self>> {
-        let state = Arc::new(Self::default());
-        let (mut signals, shared) = (Signals::new([SIGINT, SIGTERM])?, state.clone());
+        let (state, signalled) = (Arc::new(Self::default()), Arc::new(AtomicBool::new(false)));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, signalled.clone())?;
+        }
+        let shared = state.clone();
         std::thread::spawn(move || {
-            for _ in &mut signals {
-                if !shared.child.load(Ordering::SeqCst) || shared.asked.swap(true, Ordering::SeqCst) {
+            loop {
+                if signalled.swap(false, Ordering::SeqCst)
+                    && (!shared.child.load(Ordering::SeqCst) || shared.asked.swap(true, Ordering::SeqCst))
+                {
                     output::say(GO_ON);
                     exit(INTERRUPTED);
                 }
+                std::thread::sleep(LOOK);
             }
         });
         Ok(state)

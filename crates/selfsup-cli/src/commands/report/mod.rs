@@ -99,6 +99,9 @@ pub fn run(args: ReportArgs) -> Result {
     }
     page.heading(2, "What the features are worth");
     match &parts {
+        Ok(_) if probes.rows.first().is_none_or(|head| head.len() < 2) => {
+            page.paragraph(&format!("Not measured: the labels of {source} do not suffice for a probe."));
+        }
         Ok(_) => {
             page.paragraph(&format!(
                 "Top-1 on the test part of {source}, %, of probes of the frozen features; ± is the standard deviation over draws of the \

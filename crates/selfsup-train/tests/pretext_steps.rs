@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use selfsup_train::method::{Colorization, Progress};
+use selfsup_train::method::{Batch, Colorization, Progress};
 use selfsup_train::{MethodConfig, PretrainConfig};
 
 /// A step of a fresh model on two images: the features, and what it would log.
@@ -141,6 +141,36 @@ fn large_and_long_images_are_coloured() {
         let long = RgbImage::from_fn(width, height, |x, y| Rgb([(x + y) as u8; 3]));
         assert_eq!(model.colorize_whole(&long).unwrap().dimensions(), (width, height));
     }
+}
+
+/// What is added to a patch, and what it is multiplied by, does not reach the network.
+#[test]
+fn a_patch_is_seen_without_its_level_and_contrast() {
+    let config = resolve("relative-patch", &[]).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let levels: Vec<u8> = (0..4 * 8 * 8 * 3).map(|_| rng.random_range(0..60)).collect();
+    let patches = |changed: &dyn Fn(u8) -> u8| {
+        let levels = levels.iter().map(|&level| changed(level)).collect();
+        Tensor::from_vec(levels, (4, 8, 8, 3), &Device::Cpu).unwrap()
+    };
+    let features = |first| -> Vec<f32> {
+        let mut method = config.method.build(config.encoder(&Device::Cpu).unwrap(), 0).unwrap();
+        let views = vec![first, patches(&|level| level)];
+        let batch = Batch { views, targets: vec![Tensor::new(&[0u32, 3, 5, 7], &Device::Cpu).unwrap()] };
+        let out = method.step(&batch, Progress { step: 0, total: 1, lr: 0.01 }).unwrap();
+        out.embeddings.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let plain = features(patches(&|level| level));
+    let off = |other: &dyn Fn(u8) -> u8| {
+        let other = features(patches(other));
+        plain.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(off(&|level| level + 40) < 1e-3, "{}", off(&|level| level + 40));
+    // ε, 1e-3 of a deviation of 17 levels, is less beside one of 51: the inputs differ by 4e-5 of themselves, and normalisation by few
+    // images' statistics enlarges that.
+    assert!(off(&|level| 3 * level) < 1e-2, "{}", off(&|level| 3 * level));
+    // Another picture is seen.
+    assert!(off(&|level| level / 30) > 0.1);
 }
 
 #[test]

@@ -305,6 +305,7 @@ fn the_place_of_one_patch_does_not_tell_the_side() {
         let right: u32 = counts.values().filter_map(|sides| sides.iter().max()).sum();
         let share = f64::from(right) / SAMPLES as f64;
         println!("patch {patch}: {share}");
-        assert!(share < 0.65, "patch {patch}: {share}");
+        // .497 and .499; of a grid of nine that must fit, 1 for the second.
+        assert!(share < 0.52, "patch {patch}: {share}");
     }
 }

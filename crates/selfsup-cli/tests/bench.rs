@@ -142,7 +142,7 @@ fn a_failed_row_does_not_end_the_study() {
         "{stderr}"
     );
     assert!(
-        fs::read_to_string(d.join("out/study.md")).unwrap().contains("but there are 37 training images"),
+        fs::read_to_string(d.join("out/study.md")).unwrap().contains("has 37 images to train on"),
         "{stderr}"
     );
     let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();

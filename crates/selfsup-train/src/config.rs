@@ -174,6 +174,18 @@ impl PretrainConfig {
         Ok(())
     }
 
+    /// Fails where there are fewer images than a batch takes.
+    pub fn check_batch(&self, images: usize) -> Result<()> {
+        if images >= self.batch_size {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "batch_size is {}, but `{}` has {images} images to train on; a batch takes each image once: give a smaller batch_size \
+             (--batch-size, or --set batch_size=N)",
+            self.batch_size, self.data
+        )))
+    }
+
     /// [`PretrainConfig::dtype`] as candle has it.
     pub fn train_dtype(&self) -> Result<DType> {
         match &self.dtype[..] {

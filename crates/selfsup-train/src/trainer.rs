@@ -301,13 +301,7 @@ type Built = (Box<dyn Method>, Box<dyn Optimizer>, Vec<Param>);
 /// Model, method and optimiser of a configuration, on its device. Reads and writes no file.
 fn build(config: &PretrainConfig, samples: usize) -> Result<Built> {
     config.validate()?;
-    if samples < config.batch_size {
-        return Err(Error::Config(format!(
-            "batch_size is {}, but `{}` has {samples} images; a batch takes each image once: give a smaller batch_size \
-             (--batch-size)",
-            config.batch_size, config.data
-        )));
-    }
+    config.check_batch(samples)?;
     let device = device(&config.device)?;
     let method = config.method.build(config.encoder(&device)?, config.seed)?;
     let params: Vec<Param> =

@@ -7,7 +7,7 @@ use super::column::{Column, Measure, Origin};
 use super::study::{Place, Question, Row, Run};
 use crate::commands::pretrain::known_method;
 use crate::destination;
-use crate::failure::{Failure, Result};
+use crate::failure::{self, Failure, Result};
 use anyhow::{Context, anyhow};
 use selfsup_train::{METHODS, PretrainConfig, metrics};
 use std::collections::BTreeMap;
@@ -134,7 +134,7 @@ impl<'a> Rates<'a> {
         match child::pretrain(config.method.name(), arguments, self.interrupts) {
             Ok(_) => {}
             Err(Failure::Work(error)) => {
-                let why = format!("{} could not be timed: {error:#}", config.method.name());
+                let why = format!("{} could not be timed: {}", config.method.name(), failure::line(&error));
                 self.failed.insert(key, why.clone());
                 return Err(anyhow!("{why}").into());
             }

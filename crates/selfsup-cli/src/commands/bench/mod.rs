@@ -265,10 +265,9 @@ fn config(
         settings.insert("arch".into(), resolve(args, "simclr", &Table::new()).or_usage()?.arch.into());
     }
     let config = resolve(args, method, &settings).or_usage()?;
-    let (images, batch) = (data.train().len(), config.batch_size);
-    if matches!(row.run, Run::Train { .. }) && batch > images {
-        let why = "a batch takes each image once: give a smaller --set batch_size";
-        return Err(anyhow!("batch_size is {batch}, but there are {images} training images; {why}").into());
+    let images = data.train().len();
+    if matches!(row.run, Run::Train { .. }) {
+        config.check_batch(images)?;
     }
     if args.study.is_some() {
         return Ok(config);

@@ -7,6 +7,8 @@
 //!
 //! Letters: n images, S side of the image, s = S/4, q bins.
 
+mod full_size;
+
 use super::classifier::encoder_tensors;
 use super::{
     Batch, Example, Method, MethodInfo, Metrics, Prepare, Progress, Settings, Sizes, StepOutput,
@@ -16,14 +18,13 @@ use crate::{Error, Result};
 use candle_core::{D, Device, Tensor, Var};
 use image::RgbImage;
 use rand_chacha::ChaCha8Rng;
-use selfsup_augment::{Interpolation, Pipeline, Region, Resize, center_view, resize_region};
+use selfsup_augment::{Pipeline, center_view};
 use selfsup_data::{BatchLoader, Dataset, LoaderConfig, Order, Source};
 use selfsup_kernels::{lab_to_rgb, resize_bilinear, rgb_to_lab};
 use selfsup_models::params::{Layout, NamedTensor, ParamBuilder, Params};
 use selfsup_models::{Colors, Decoder, Encoder, Init, Mode, Network, halving_widths};
 use selfsup_objectives::{ab_bins, annealed_mean, colorization, count_bins, rebalancing_weights, soft_bins};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) const INFO: MethodInfo = MethodInfo {
@@ -41,10 +42,6 @@ const LEAST_WIDTH: usize = 64;
 /// Images whose colours are counted, at most, spread over the data.
 const COUNTED: usize = 20_000;
 const COUNTED_AT_ONCE: usize = 64;
-/// The longer side of what the network sees of an image to be coloured, at most, over the run's image size.
-const MOST_LONGER: u32 = 8;
-/// Pixels, about, that are coloured at once.
-const BAND: usize = 1 << 20;
 /// A saturation, √(a² + b²), below which a pixel counts as gray.
 const GRAY: f32 = 2.0;
 /// The share of gray pixels from which the data cannot teach colours.
@@ -187,52 +184,6 @@ impl Colorization {
         Ok((features, resize_bilinear(&logits, h, w, false)?))
     }
 
-    /// Colours an image of any size, of whose colours only the lightness is looked at. The network sees it with the run's image size as
-    /// its shorter side, a very long one smaller; the lightness stays that of the full size.
-    pub fn colorize_whole(&self, image: &RgbImage) -> Result<RgbImage> {
-        let (width, height) = image.dimensions();
-        let size = self.encoder.preprocessing().image_size as u32;
-        let patch = match self.encoder.arch().config {
-            Network::Vit(config) => config.patch as u32,
-            Network::ResNet(_) | Network::ConvNet(_) => 1,
-        };
-        let interpolation = Interpolation::Bilinear;
-        let resize = Resize { size, interpolation };
-        resize.validate()?;
-        let fit = |side: u32| (side / patch).max(1) * patch;
-        let (w, h) = resize.output_size(width, height);
-        let most = MOST_LONGER * size;
-        let shrunk = |side: u32| match w.max(h) {
-            longer if longer > most => (f64::from(side) * f64::from(most) / f64::from(longer)).round() as u32,
-            _ => side,
-        };
-        let (w, h) = (fit(shrunk(w)), fit(shrunk(h)));
-        let small = resize_region(image, Region::whole(width, height), w, h, interpolation, false)?;
-        let device = self.encoder.device();
-        let tensor = |image: RgbImage| {
-            let (w, h) = (image.width() as usize, image.height() as usize);
-            Tensor::from_vec(image.into_raw(), (1, h, w, 3), device)
-        };
-        let small = tensor(small)?;
-        let ab = self.predict(&small)?;
-        let (small, whole) = ([h, w].map(|side| side as usize), [height, width].map(|side| side as usize));
-        let mut pixels = Vec::with_capacity(image.as_raw().len());
-        for (at, rows) in image.as_raw().chunks(3 * whole[1] * BAND.div_ceil(whole[1])).enumerate() {
-            let (first, count) = (at * BAND.div_ceil(whole[1]), rows.len() / (3 * whole[1]));
-            let band = Tensor::from_vec(rows.to_vec(), (1, count, whole[1], 3), device)?;
-            let coloured = with_colours(&band, &ab, small, whole, first)?;
-            pixels.extend(coloured.flatten_all()?.to_vec1::<u8>()?);
-        }
-        Ok(RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel"))
-    }
-
-    /// Colours images u8 `[n, h, w, 3]`, of whose colours only the lightness is looked at: the same lightness, and at each pixel the
-    /// annealed mean of the prediction, which is a quarter as wide and high and is enlarged bilinearly.
-    pub fn colorize(&self, images: &Tensor) -> Result<Tensor> {
-        let (_, h, w, _) = images.dims4()?;
-        with_colours(images, &self.predict(images)?, [h, w], [h, w], 0)
-    }
-
     /// The annealed means for images `[n, h, w, 3]`: f32 `[n, ⌈h/4⌉, ⌈w/4⌉, 2]`.
     fn predict(&self, images: &Tensor) -> Result<Tensor> {
         let (_, logits) = self.logits(images, Mode::Eval)?;
@@ -249,39 +200,6 @@ fn stride(network: &Network) -> usize {
         Network::Vit(config) => config.patch,
         Network::ResNet(_) | Network::ConvNet(_) => MANY / network.map_side(network.last_layer(), MANY),
     }
-}
-
-/// The lightness of a band of rows, u8 `[n, rows, width, 3]` from row `first` on of an image of the sides `whole`, with the predictions `ab`
-/// for the same image in the sides `small`; sides are height and width.
-fn with_colours(
-    band: &Tensor,
-    ab: &Tensor,
-    small: [usize; 2],
-    whole: [usize; 2],
-    first: usize,
-) -> Result<Tensor> {
-    let rows = first..first + band.dim(1)?;
-    let ab = enlarge(&enlarge(ab, 1, small[0], whole[0], rows)?, 2, small[1], whole[1], 0..whole[1])?;
-    let lightness = rgb_to_lab(band)?.narrow(D::Minus1, 0, 1)?;
-    Ok(lab_to_rgb(&Tensor::cat(&[&lightness, &ab], D::Minus1)?)?)
-}
-
-/// Predictions along a dimension of `[n, rows, columns, 2]`, each of which stands at a fourth pixel (0, 4, …) of `small` pixels, brought to
-/// the centres of some of `large` pixels: linear between them, constant beyond the last.
-fn enlarge(ab: &Tensor, dim: usize, small: usize, large: usize, some: Range<usize>) -> Result<Tensor> {
-    let (from, count) = (ab.dim(dim)?, some.len());
-    let mut weights = vec![0f32; count * from];
-    for (at, row) in some.zip(weights.chunks_exact_mut(from)) {
-        let pixel = (at as f64 + 0.5) * small as f64 / large as f64 - 0.5;
-        let place = (pixel / REDUCTION as f64).clamp(0.0, (from - 1) as f64);
-        let left = place.floor() as usize;
-        let share = (place - left as f64) as f32;
-        row[left] += 1.0 - share;
-        row[(left + 1).min(from - 1)] += share;
-    }
-    let weights = Tensor::from_vec(weights, (count, from), ab.device())?;
-    let moved = ab.transpose(dim, 3)?.contiguous()?;
-    Ok(moved.broadcast_matmul(&weights.t()?.contiguous()?)?.transpose(dim, 3)?.contiguous()?)
 }
 
 /// Every fourth pixel's a and b, row by row: `[n, ⌈h/4⌉, ⌈w/4⌉, 2]`, as in the authors' network.
@@ -373,49 +291,5 @@ impl Method for Colorization {
             layout: Layout::Plain,
         });
         all.into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bands_are_parts_of_the_whole() {
-        let numbers =
-            |n: usize, below: u32| (0..n as u32).map(move |i| i.wrapping_mul(2_654_435_761) % below);
-        let ab: Vec<f32> = numbers(8 * 6 * 2, 100).map(|v| v as f32 - 50.0).collect();
-        let ab = Tensor::from_vec(ab, (1, 8, 6, 2), &Device::Cpu).unwrap();
-        let pixels: Vec<u8> = numbers(40 * 30 * 3, 256).map(|v| v as u8).collect();
-        let image = Tensor::from_vec(pixels, (1, 40, 30, 3), &Device::Cpu).unwrap();
-        let coloured = |first, rows| {
-            let band = image.narrow(1, first, rows).unwrap();
-            let coloured = with_colours(&band, &ab, [32, 24], [40, 30], first).unwrap();
-            coloured.flatten_all().unwrap().to_vec1::<u8>().unwrap()
-        };
-        let bands: Vec<u8> =
-            (0..40).step_by(7).flat_map(|first| coloured(first, 7.min(40 - first))).collect();
-        assert_eq!(bands, coloured(0, 40));
-    }
-
-    /// Predictions that say where they stand stay there, whatever size they are brought to.
-    #[test]
-    fn a_prediction_is_drawn_where_its_pixel_is() {
-        for (small, large) in [(32usize, 32usize), (30, 30), (32, 80), (32, 17)] {
-            let cells = small.div_ceil(REDUCTION);
-            let places: Vec<f32> =
-                (0..cells * 2).flat_map(|i| [(REDUCTION * (i % cells)) as f32, 7.0]).collect();
-            let ab = Tensor::from_vec(places, (1, 2, cells, 2), &Device::Cpu).unwrap();
-            let drawn = enlarge(&ab, 2, small, large, 0..large).unwrap();
-            assert_eq!(drawn.dims(), [1, 2, large, 2]);
-            for row in drawn.squeeze(0).unwrap().to_vec3::<f32>().unwrap() {
-                for (x, ab) in row.iter().enumerate() {
-                    let (a, b) = (ab[0], ab[1]);
-                    let at = (x as f32 + 0.5) * small as f32 / large as f32 - 0.5;
-                    let wanted = at.clamp(0.0, (REDUCTION * (cells - 1)) as f32);
-                    assert!((a - wanted).abs() < 1e-3 && (b - 7.0).abs() < 1e-5, "{small} {large} {x}: {a}");
-                }
-            }
-        }
     }
 }

@@ -129,13 +129,17 @@ fn what_cannot_be_reported_is_said() {
     fails(&["report", "nothing", "--out", "page.html"], "config.toml");
     pretrain(d, "rotation");
     fails(&["report", "rotation", "--out", "page.html", "--data", "nowhere"], "nowhere");
-    // The images are gone: the page says so and holds what is left.
-    fs::remove_dir_all(d.join("colours")).unwrap();
+    // The images are gone: the page says so and holds what is left, or shows others.
+    fs::rename(d.join("colours"), d.join("moved")).unwrap();
+    let others = ["report", "rotation", "--out", "page.html", "--data", "moved"];
+    let (status, _, stderr) = run(d, &others);
+    assert_eq!(status, 0, "{stderr}");
+    let html = fs::read_to_string(d.join("page.html")).unwrap();
+    assert!(html.contains("images, colours, are not here; these are of moved.") && html.contains("Columns:"));
+    fs::remove_dir_all(d.join("moved")).unwrap();
     let (status, _, stderr) = run(d, &["report", "rotation", "--out", "page.html"]);
     assert_eq!(status, 0, "{stderr}");
     assert!(stderr.contains("no probes on the page"), "{stderr}");
     let html = fs::read_to_string(d.join("page.html")).unwrap();
-    assert!(
-        html.contains("are not there any more") && html.contains("Curves") && !html.contains("Confusion")
-    );
+    assert!(html.contains("images are not here") && html.contains("Curves") && !html.contains("Confusion"));
 }

@@ -120,11 +120,18 @@ fn a_name_that_is_nothing_lists_the_forms() {
         "{}",
         error("/no/such/thing/anywhere")
     );
-    let dir = folder(&["photos/a.png"]);
+    // A file is no folder, however like its name.
+    let dir = folder(&["photos/a.png", "fotoss.png"]);
     let near = dir.path().join("fotos");
     assert!(error(text(&near)).contains(&format!("did you mean `{}`?", text(&dir.path().join("photos")))));
     let near = format!("cifar10:{}", text(&near));
-    assert!(error(&near).contains("did you mean `cifar10:"), "{}", error(&near));
+    let photos = format!("did you mean `cifar10:{}`?", text(&dir.path().join("photos")));
+    assert!(error(&near).contains(&photos), "{}", error(&near));
+    assert!(!error("cifar10:vic").contains("did you mean"), "{}", error("cifar10:vic"));
+    fs::write(dir.path().join("fotos.csv"), "path\n").unwrap();
+    let near = dir.path().join("fotos.cvs");
+    let manifest = text(&dir.path().join("fotos.csv")).to_owned();
+    assert!(error(text(&near)).contains(&format!("did you mean `{manifest}`?")), "{}", error(text(&near)));
     fs::write(dir.path().join("x.parquet"), "").unwrap();
     assert!(error(text(&dir.path().join("x.parquet"))).contains("expected a folder"));
 }

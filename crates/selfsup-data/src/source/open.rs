@@ -3,7 +3,7 @@
 use super::{Dataset, Found, builtin, cifar10, folder, idx, manifest};
 use crate::decode::DEFAULT_MAX_PIXELS;
 use crate::{Error, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Names as like as this (Jaro–Winkler) are worth a "did you mean".
 const NEAR: f64 = 0.8;
@@ -129,22 +129,30 @@ fn existing<'a>(base: &str, path: &'a str) -> Result<&'a Path> {
     }
 }
 
-/// The form, built-in name or existing path most like a source that is none.
+/// The form, built-in name or existing path most like a source that is none. Where a form is named, only paths, and only folders; otherwise
+/// manifests, too.
 fn nearest(src: &str) -> Option<String> {
-    let mut candidates: Vec<String> =
-        [builtin::FASHION_MNIST, "cifar10:DIR", "idx:DIR"].into_iter().map(String::from).collect();
     let (scheme, path) = match src.split_once(':') {
         Some((scheme @ ("cifar10" | "idx"), path)) => (format!("{scheme}:"), path),
         _ => (String::new(), src),
     };
     let parent = Path::new(path).parent().unwrap_or(Path::new(""));
     let list = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let siblings = std::fs::read_dir(list).into_iter().flatten().flatten();
-    candidates.extend(siblings.map(|e| format!("{scheme}{}", parent.join(e.file_name()).display())));
-    candidates
+    let siblings = std::fs::read_dir(list).into_iter().flatten().flatten().map(|entry| entry.path());
+    let fits = |sibling: &PathBuf| {
+        let manifest = sibling.extension().is_some_and(|e| e == "csv" || e == "jsonl");
+        sibling.is_dir() || scheme.is_empty() && manifest
+    };
+    let names = siblings
+        .filter(fits)
+        .filter_map(|sibling| Some(parent.join(sibling.file_name()?).display().to_string()))
+        .map(|name| (strsim::jaro_winkler(path, &name), format!("{scheme}{name}")));
+    [builtin::FASHION_MNIST, "cifar10:DIR", "idx:DIR"]
+        .map(|form| (strsim::jaro_winkler(src, form), form.to_owned()))
         .into_iter()
-        .map(|c| (strsim::jaro_winkler(src, &c), c))
+        .filter(|_| scheme.is_empty())
+        .chain(names)
         .filter(|(score, _)| *score > NEAR)
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(&a.1)))
-        .map(|(_, c)| c)
+        .map(|(_, name)| name)
 }

@@ -89,7 +89,7 @@ pub fn run(args: ReportArgs) -> Result {
     for (i, run) in runs.iter().enumerate() {
         own.anchor(2, &anchor(i), &format!("{}: {}", i + 1, run.path.display()));
         curves(&mut own, run)?;
-        examples(&mut own, run)?;
+        examples(&mut own, run, args.data.as_deref())?;
         filters(&mut own, run)?;
         if let Ok(parts) = &parts {
             worth(&mut own, run, parts, &mut probes, &args)?;
@@ -209,13 +209,21 @@ fn axis(name: &str) -> (String, f64) {
     }
 }
 
-/// What the method saw, and what its model makes of it.
-fn examples(page: &mut Page, run: &Run) -> Result {
+/// What the method saw, and what its model makes of it: of the run's own images, or, where these are gone, of others.
+fn examples(page: &mut Page, run: &Run, others: Option<&str>) -> Result {
     page.heading(3, "What the method sees");
-    let data = match selfsup_data::open(&run.config.data, &OpenOptions::default()) {
-        Ok(data) => data,
-        Err(why) => {
-            page.paragraph(&format!("The run's images are not there any more: {why}"));
+    let open = |source: &str| selfsup_data::open(source, &OpenOptions::default());
+    let data = match (open(&run.config.data), others) {
+        (Ok(data), _) => data,
+        (Err(_), Some(others)) => {
+            page.paragraph(&format!(
+                "The run's images, {}, are not here; these are of {others}.",
+                run.config.data
+            ));
+            open(others).or_usage()?
+        }
+        (Err(why), None) => {
+            page.paragraph(&format!("The run's images are not here: {why}"));
             return Ok(());
         }
     };

@@ -6,7 +6,7 @@ mod common;
 use common::{colours, run};
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,37 @@ fn wait(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// In a group of its own, as a shell starts it.
-fn start(folder: &Path, args: &[&str]) -> Child {
+/// A program in a group of its own, as a shell starts it. The group ends with the test, whatever it left behind.
+struct Started {
+    program: Child,
+    stderr: PathBuf,
+}
+
+fn start(folder: &Path, args: &[&str]) -> Started {
+    let stderr = folder.join("stderr");
     let mut command = Command::new(env!("CARGO_BIN_EXE_selfsup"));
     command.current_dir(folder).args(args).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&stderr).unwrap());
+    Started { program: command.spawn().unwrap(), stderr }
+}
+
+impl Started {
+    /// Its status and what it said, when it has ended.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut status = None;
+        wait("the program's end", || {
+            status = self.program.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.unwrap().code(), fs::read_to_string(&self.stderr).unwrap())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // None may be left.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.program.id())]).output();
+    }
 }
 
 fn signal(name: &str, process: &str) {
@@ -66,8 +92,8 @@ fn a_run_is_trained_by_one_process_at_a_time() {
     // Looking at it is no training.
     let (status, _, stderr) = run(d, &["probe", "run", "--data", "images", "--kind", "knn", "--quiet"]);
     assert_eq!(status, 0, "{stderr}");
-    first.kill().unwrap();
-    first.wait().unwrap();
+    signal("KILL", &first.program.id().to_string());
+    first.end();
     let done = steps(&d.join("run")).len() + 4;
     let resume = ["pretrain", "rotation", "--resume", "run", "--no-probe", "--quiet", "--steps"];
     let (status, _, stderr) = run(d, &[&resume[..], &[&done.to_string()]].concat());
@@ -86,12 +112,11 @@ fn a_bench_that_is_killed_leaves_no_training_behind() {
     let trained = d.join("out/rows/rotation/seed-0/run");
     let mut before = 0;
     for (name, group) in [("KILL", false), ("TERM", false), ("INT", true)] {
-        let child = start(d, &bench);
+        let mut child = start(d, &bench);
         wait("a step", || steps(&trained).last().is_some_and(|&step| step > before + 2));
-        let process = child.id().to_string();
+        let process = child.program.id().to_string();
         signal(name, &if group { format!("-{process}") } else { process });
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let (status, stderr) = child.end();
         wait("the training's end", || free(&trained));
         let seen = steps(&trained);
         assert!(seen.iter().copied().eq(1..=seen.len() as u64), "each step once");
@@ -100,7 +125,7 @@ fn a_bench_that_is_killed_leaves_no_training_behind() {
         assert!(trained.join("checkpoint.safetensors").exists(), "{name}");
         assert!(!stderr.contains("--resume"), "{name}: {stderr}");
         if name != "KILL" {
-            assert_eq!(output.status.code(), Some(130), "{name}: {stderr}");
+            assert_eq!(status, Some(130), "{name}: {stderr}");
             assert!(stderr.ends_with("interrupted; the same command goes on from there\n"), "{stderr}");
         }
     }
@@ -113,11 +138,10 @@ fn a_bench_ends_at_once_where_nothing_is_trained() {
     colours(&d.join("images"), ["a", "b"], 24, (14, 12));
     let bench =
         ["bench", "--methods", "rotation", "--only", "supervised", "--data", "images", "--out", "out"];
-    let child = start(d, &[&bench[..], &["--seeds", "1", "--epochs", "1000000"], &SMALL].concat());
+    let mut child = start(d, &[&bench[..], &["--seeds", "1", "--epochs", "1000000"], &SMALL].concat());
     wait("the row", || d.join("out/rows/supervised/seed-0").exists());
-    signal("INT", &child.id().to_string());
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    signal("INT", &child.program.id().to_string());
+    let (status, stderr) = child.end();
+    assert_eq!(status, Some(130), "{stderr}");
     assert!(stderr.contains("the same command goes on from there"), "{stderr}");
 }

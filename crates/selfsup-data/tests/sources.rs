@@ -121,7 +121,7 @@ fn a_name_that_is_nothing_lists_the_forms() {
         error("/no/such/thing/anywhere")
     );
     // A file is no folder, however like its name.
-    let dir = folder(&["photos/a.png", "fotoss.png"]);
+    let dir = folder(&["photos/a.png", "fotoz"]);
     let near = dir.path().join("fotos");
     assert!(error(text(&near)).contains(&format!("did you mean `{}`?", text(&dir.path().join("photos")))));
     let near = format!("cifar10:{}", text(&near));
@@ -132,6 +132,9 @@ fn a_name_that_is_nothing_lists_the_forms() {
     let near = dir.path().join("fotos.cvs");
     let manifest = text(&dir.path().join("fotos.csv")).to_owned();
     assert!(error(text(&near)).contains(&format!("did you mean `{manifest}`?")), "{}", error(text(&near)));
+    // No form but its own takes a manifest.
+    let near = format!("cifar10:{}", text(&near));
+    assert!(error(&near).contains(&photos), "{}", error(&near));
     fs::write(dir.path().join("x.parquet"), "").unwrap();
     assert!(error(text(&dir.path().join("x.parquet"))).contains("expected a folder"));
 }

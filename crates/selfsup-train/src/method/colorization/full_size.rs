@@ -29,14 +29,7 @@ impl Colorization {
         let interpolation = Interpolation::Bilinear;
         let resize = Resize { size, interpolation };
         resize.validate()?;
-        let fit = |side: u32| (side / patch).max(1) * patch;
-        let (w, h) = resize.output_size(width, height);
-        let most = MOST_LONGER * size;
-        let shrunk = |side: u32| match w.max(h) {
-            longer if longer > most => (f64::from(side) * f64::from(most) / f64::from(longer)).round() as u32,
-            _ => side,
-        };
-        let (w, h) = (fit(shrunk(w)), fit(shrunk(h)));
+        let (w, h) = seen(resize.output_size(width, height), size, patch);
         let small = resize_region(image, Region::whole(width, height), w, h, interpolation, false)?;
         let device = self.encoder.device();
         let tensor = |image: RgbImage| {
@@ -62,6 +55,19 @@ impl Colorization {
         let (_, h, w, _) = images.dims4()?;
         with_colours(images, &self.predict(images)?, [h, w], [h, w], 0)
     }
+}
+
+/// The sides of what the network sees of an image that is resized to `w` and `h`: no longer than eight image sizes, and of whole patches.
+fn seen((w, h): (u32, u32), size: u32, patch: u32) -> (u32, u32) {
+    let most = MOST_LONGER * size;
+    let side = |side: u32| {
+        let shrunk = match w.max(h) {
+            longer if longer > most => (f64::from(side) * f64::from(most) / f64::from(longer)).round() as u32,
+            _ => side,
+        };
+        (shrunk / patch).max(1) * patch
+    };
+    (side(w), side(h))
 }
 
 /// The lightness of a band of rows, u8 `[n, rows, width, 3]` from row `first` on of an image of the sides `whole`, with the predictions `ab`
@@ -101,6 +107,17 @@ fn enlarge(ab: &Tensor, dim: usize, small: usize, large: usize, some: Range<usiz
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn a_long_image_is_seen_smaller() {
+        assert_eq!(seen((32, 50), 32, 1), (32, 50));
+        assert_eq!(seen((32, 256), 32, 1), (32, 256));
+        assert_eq!(seen((2560, 32), 32, 1), (256, 3));
+        assert_eq!(seen((32, 1_000_000), 32, 1), (1, 256));
+        // Whole patches, and one at least.
+        assert_eq!(seen((32, 55), 32, 4), (32, 52));
+        assert_eq!(seen((2560, 32), 32, 4), (256, 4));
+    }
 
     #[test]
     fn bands_are_parts_of_the_whole() {
